@@ -1,0 +1,65 @@
+"""Channels whose state never changes: a fiber, and a fixed loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from photonmc.contracts import ChannelState, record
+from photonmc.units import Range, static, transmittance_from_db
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
+
+class _Constant:
+    """Shared by channels of one state: a single quadrature node of weight 1, the same state in every block."""
+
+    coherence_time_s: ClassVar[float] = math.inf
+
+    def total_loss_db(self) -> Float[Array, ""]:
+        """Loss from Alice's exit to the receiver's entrance [dB]."""
+        raise NotImplementedError
+
+    def nodes(self) -> tuple[ChannelState, Float[Array, " node"]]:
+        """One node of weight 1."""
+        transmittance = jnp.atleast_1d(transmittance_from_db(self.total_loss_db()))
+        return ChannelState(transmittance, jnp.zeros(1), jnp.zeros(1)), jnp.ones(1)
+
+    def draw(self, key: Key[Array, ""], blocks: int) -> ChannelState:
+        """The same state in each block; the key is not used because nothing fluctuates."""
+        state, _ = self.nodes()
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (blocks,)), state)
+
+
+@record
+class Fiber(_Constant):
+    """Optical fiber: loss = length x attenuation + excess loss."""
+
+    length_km: Annotated[float, Range(0.0, 5000.0, "km")]
+    """Fiber length [km]."""
+    attenuation_db_per_km: Annotated[float, Range(0.0, 100.0, "dB/km")]
+    """Attenuation [dB/km]."""
+    excess_loss_db: Annotated[float, Range(0.0, 1000.0, "dB")] = 0.0
+    """Loss of splices, connectors and filters on the way [dB]."""
+    kind: Literal["fiber"] = static("fiber")
+
+    def total_loss_db(self) -> Float[Array, ""]:
+        """Loss of the fiber and of what is spliced into it [dB]."""
+        return jnp.asarray(self.length_km * self.attenuation_db_per_km + self.excess_loss_db)
+
+
+@record
+class FixedLoss(_Constant):
+    """Any channel that is known by its loss alone."""
+
+    loss_db: Annotated[float, Range(0.0, 1000.0, "dB")]
+    """Loss from Alice's exit to the receiver's entrance [dB]."""
+    kind: Literal["fixed_loss"] = static("fixed_loss")
+
+    def total_loss_db(self) -> Float[Array, ""]:
+        """The loss itself [dB]."""
+        return jnp.asarray(self.loss_db)

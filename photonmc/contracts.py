@@ -1,0 +1,182 @@
+"""What the parts of a simulation hand to each other, and what each kind of part must offer.
+
+Samplers, expectation and optimizer know these contracts and no concrete model. A model is a frozen record
+(`record`) with the methods of one of the Protocols below, plus one line in the registry of its package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
+
+    from photonmc.link import Link
+
+T = TypeVar("T")
+
+
+def record(cls: type[T]) -> type[T]:
+    """Make a class a record: frozen dataclass, pytree of its numbers, words static, unknown keys refused by the config.
+
+    Records hold no derived fields and check nothing when built, so that jax may rebuild them around tracers; ranges
+    are checked at the border (`photonmc.study.check` and `photonmc.config`).
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False}  # type: ignore[attr-defined]
+    return jax.tree_util.register_dataclass(cls)
+
+
+@record
+class ChannelState:
+    """Condition of a channel at one quadrature point, or in one block of a trajectory; leading axes are those.
+
+    Attributes:
+        transmittance: Power transmittance from Alice's exit to the receiver's entrance.
+        noise_click_probability: Click probability per gate and detector that the channel adds (background light).
+        misalignment_error: Probability, added to the receiver's, that a photon leaves for the wrong detector.
+    """
+
+    transmittance: Float[Array, "..."]
+    noise_click_probability: Float[Array, "..."]
+    misalignment_error: Float[Array, "..."]
+
+
+@record
+class Counts:
+    """Sifted events of a block: pulses where both parties chose a basis, clicks among them, bit errors among those.
+
+    Attributes:
+        pulses: All pulses emitted, whatever the bases; batch axes only.
+        sent: Pulses where both chose that basis, shape (..., basis, intensity); bases in the order Z, X.
+        detections: Those with a click.
+        errors: Those whose bit differs from Alice's.
+    """
+
+    pulses: Any
+    sent: Any
+    detections: Any
+    errors: Any
+
+
+class Truth(NamedTuple):
+    """What no experiment sees: photon number at Alice's exit behind each sifted detection and error.
+
+    Both arrays have shape (..., basis, intensity, 4); the last axis is 0, 1, 2, and 3 for three and more photons.
+    """
+
+    detections: np.ndarray
+    errors: np.ndarray
+
+
+NO_CLICK, RIGHT, WRONG = 0, 1, 2
+"""Last axis of a tally: a sifted pulse without click, with the right bit, with the wrong bit."""
+
+
+def counts_from_tally(pulses: Any, tally: Any) -> Counts:
+    """Counts from a tally of shape (..., basis, intensity, hidden class, result); numbers may be probabilities."""
+    by_result = tally.sum(axis=-2)
+    errors = by_result[..., WRONG]
+    return Counts(pulses, by_result.sum(axis=-1), by_result[..., RIGHT] + errors, errors)
+
+
+def truth_from_tally(tally: np.ndarray) -> Truth:
+    """Photon-number truth from a tally of shape (..., basis, intensity, hidden class, result)."""
+    errors = tally[..., WRONG]
+    return Truth(tally[..., RIGHT] + errors, errors)
+
+
+class Source(Protocol):
+    """Light that leaves Alice."""
+
+    pulse_rate_hz: float
+    intensities: tuple[float, ...]
+    intensity_probabilities: tuple[float, ...]
+
+    def light_patterns(
+        self, intensity: Float[Array, " cell"], to_0: Float[Array, " cell"], to_1: Float[Array, " cell"]
+    ) -> Float[Array, "cell hidden pattern"]:
+        """Joint probability of hidden class and of which detectors light alone would fire (none, 0, 1, both).
+
+        Args:
+            intensity: Setting of the source in each cell.
+            to_0: Probability that one emitted photon fires detector 0.
+            to_1: Likewise detector 1; a photon fires one of them at most.
+        """
+        ...
+
+    def photon_number_tails(self) -> np.ndarray:
+        """P(n > j) of each intensity, shape (intensity, j), until it falls below 2^-64."""
+        ...
+
+
+class Channel(Protocol):
+    """Way from Alice's exit to the receiver's entrance."""
+
+    coherence_time_s: ClassVar[float]
+    """Time for which a drawn state holds [s]; infinite for a channel that never changes."""
+
+    def nodes(self) -> tuple[ChannelState, Float[Array, " node"]]:
+        """Quadrature over time and fading: states with a leading axis, and their weights, which sum to 1."""
+        ...
+
+    def draw(self, key: Key[Array, ""], blocks: int) -> ChannelState:
+        """One trajectory: states of consecutive blocks along a leading axis."""
+        ...
+
+
+class Receiver(Protocol):
+    """From photons at the receiver's entrance to clicks."""
+
+    def routing(
+        self, state: ChannelState, matched: Float[Array, " cell"], bit: Int[Array, " cell"]
+    ) -> tuple[Float[Array, " cell"], Float[Array, " cell"]]:
+        """Probabilities that a photon emitted by Alice fires detector 0, and that it fires detector 1."""
+        ...
+
+    def clicks(
+        self, light: Float[Array, "cell hidden pattern"], state: ChannelState
+    ) -> Float[Array, "cell hidden outcome"]:
+        """Add noise to the light patterns: outcomes none, only 0, only 1, both read as 0, both read as 1."""
+        ...
+
+    def detect(
+        self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any
+    ) -> tuple[Any, Any]:
+        """Photon by photon, per lane: did detector 0 click, did detector 1, noise included."""
+        ...
+
+    def memory(self) -> list[tuple[str, Any]]:
+        """Settings, and their values, that make one gate depend on earlier ones or on timing."""
+        ...
+
+
+class ProtocolModel(Protocol):
+    """Settings, outcomes and sifting of one QKD protocol."""
+
+    topology: ClassVar[str]
+    """Name of the topology class that it runs on; any other is refused."""
+
+    def cells(self, link: Link) -> Float[Array, " cell"]:
+        """Probability of each combination of settings of a pulse; sums to 1."""
+        ...
+
+    def outcomes(self, link: Link, state: ChannelState) -> Float[Array, "cell hidden outcome"]:
+        """Probability of hidden class and outcome in each cell; sums to 1 over both for each cell."""
+        ...
+
+    def tally_labels(self, link: Link) -> np.ndarray:
+        """Place of each (cell, outcome) in a flattened tally (basis, intensity, result); -1 where it is not sifted."""
+        ...
+
+    def play(self, key: Key[Array, ""], link: Link, state: ChannelState, tails: Any, pulses: int) -> tuple[Any, Any]:
+        """Send pulses one mechanism after another, never reading `outcomes`.
+
+        Returns:
+            The tally label (-1 where not sifted) and the hidden class of each pulse.
+        """
+        ...

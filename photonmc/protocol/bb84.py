@@ -1,0 +1,108 @@
+"""Decoy-state BB84, prepare and measure: settings, outcomes, sifting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from photonmc.contracts import NO_CLICK, RIGHT, WRONG, ChannelState, record
+from photonmc.random import fold_name, happens, thresholds, uniform_integers
+from photonmc.units import Range, static
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
+    from photonmc.link import Link
+
+BASES = ("Z", "X")
+"""Bases in the order of every counts array; Z is the key basis."""
+READS = (None, 0, 1, 0, 1)
+"""Bit that Bob writes down for each outcome: none, only detector 0, only 1, both read as 0, both read as 1."""
+OpenProbability = Annotated[float, Range(0.0, 1.0, open_low=True, open_high=True)]
+
+
+@record
+class BB84:
+    """BB84 with any number of intensities, key from basis Z, phase error from basis X.
+
+    Settings of a pulse (a cell) are intensity, Alice's basis, her bit and Bob's basis, numbered in that order; the
+    hidden class is the photon number 0, 1, 2, 3 and more.
+    """
+
+    basis_probability_z: OpenProbability
+    """Probability of the key basis Z; Alice's, and Bob's too unless his is given."""
+    basis_probability_z_bob: OpenProbability | None = None
+    """Probability with which Bob chooses Z, where it differs."""
+    kind: Literal["bb84"] = static("bb84")
+
+    topology: ClassVar[str] = "Link"
+
+    def basis_probabilities(self) -> tuple[Float[Array, " basis"], Float[Array, " basis"]]:
+        """Probabilities of Z and X, of Alice and of Bob."""
+        alice = jnp.asarray(self.basis_probability_z)
+        bob = alice if self.basis_probability_z_bob is None else jnp.asarray(self.basis_probability_z_bob)
+        return jnp.stack([alice, 1.0 - alice]), jnp.stack([bob, 1.0 - bob])
+
+    def matching_probabilities(self) -> Float[Array, " basis"]:
+        """Probability that both choose Z, and that both choose X."""
+        alice, bob = self.basis_probabilities()
+        return alice * bob
+
+    def cells(self, link: Link) -> Float[Array, " cell"]:
+        """Probability of each combination of intensity, Alice's basis, her bit, Bob's basis."""
+        alice, bob = self.basis_probabilities()
+        chosen = jnp.asarray(link.source.intensity_probabilities)
+        return (chosen[:, None, None, None] * alice[:, None, None] * jnp.full((2, 1), 0.5) * bob).reshape(-1)
+
+    def _settings(self, link: Link) -> np.ndarray:
+        """Indices (intensity, Alice's basis, bit, Bob's basis) of each cell, shape (4, cell)."""
+        return np.indices((len(link.source.intensities), 2, 2, 2)).reshape(4, -1)
+
+    def outcomes(self, link: Link, state: ChannelState) -> Float[Array, "cell hidden outcome"]:
+        """Probability of photon number and outcome in each cell."""
+        intensity, alice, bit, bob = self._settings(link)
+        to_0, to_1 = link.receiver.routing(state, alice == bob, bit)
+        mu = jnp.asarray(link.source.intensities)[intensity]
+        return link.receiver.clicks(link.source.light_patterns(mu, to_0, to_1), state)
+
+    def tally_labels(self, link: Link) -> np.ndarray:
+        """Place of each (cell, outcome) in the flattened tally (basis, intensity, result); -1 for unequal bases."""
+        intensity, alice, bit, bob = (index[:, None] for index in self._settings(link))
+        result = np.array([[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)])
+        label = (alice * len(link.source.intensities) + intensity) * 3 + result[bit[:, 0]]
+        return np.where(alice == bob, label, -1)
+
+    def play(
+        self, key: Key[Array, ""], link: Link, state: ChannelState, tails: Float[Array, "intensity j"], pulses: int
+    ) -> tuple[Any, Any]:
+        """Send pulses mechanism by mechanism: choices, photon number, every photon's fate, noise, double clicks."""
+        lanes = (pulses,)
+
+        def coin(name: str, probability: Any) -> Any:
+            return happens(fold_name(key, name), probability, lanes)
+
+        probabilities = jnp.asarray(link.source.intensity_probabilities)
+        intensity = jnp.zeros(lanes, jnp.int32)
+        undecided = jnp.ones(lanes, bool)
+        for index in range(len(link.source.intensities) - 1):
+            # chosen with p_k / (p_k + p_{k+1} + ...) unless an earlier one was
+            chosen = coin(f"alice.intensity.{index}", probabilities[index] / probabilities[index:].sum())
+            undecided &= ~chosen
+            intensity += undecided
+        alice, bob = (
+            1 - coin(f"{who}.basis", chances[0]).astype(jnp.int32)
+            for who, chances in zip(("alice", "bob"), self.basis_probabilities(), strict=True)
+        )
+        bit = coin("alice.bit", 0.5).astype(jnp.int32)
+        matched = alice == bob
+        # inversion: the photon number exceeds j when one uniform number falls below P(n > j)
+        uniform = uniform_integers(fold_name(key, "source.photons"), lanes)
+        photons = (uniform[:, None] < thresholds(tails)[intensity]).sum(axis=1, dtype=jnp.int32)
+        click_0, click_1 = link.receiver.detect(fold_name(key, "receiver"), state, photons, matched, bit)
+        read = jnp.where(click_0 & click_1, coin("bob.double_click_bit", 0.5), click_1)
+        result = jnp.where(click_0 | click_1, jnp.where(read == bit, RIGHT, WRONG), NO_CLICK)
+        label = (alice * len(link.source.intensities) + intensity) * 3 + result
+        return jnp.where(matched, label, -1), jnp.minimum(photons, 3)
+

@@ -1,0 +1,343 @@
+"""What comes back: counts, key and status of every point, as a readable table, JSON, xarray, netCDF or CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import importlib.metadata
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from photonmc.contracts import Counts, Truth
+from photonmc.errors import ConfigError, Mistake
+from photonmc.protocol.bb84 import BASES
+from photonmc.status import BIT, NO_KEY, words
+from photonmc.study import Study, as_sections
+
+if TYPE_CHECKING:
+    import xarray
+
+SUFFIXES = (".json", ".csv", ".nc", ".png")
+"""Kinds of files that a result can be saved to."""
+QUANTILES = (0.05, 0.5, 0.95)
+"""Quantiles reported of several realizations."""
+SAMPLER_REASONS = {
+    "expected": "closed-form expectation, nothing was drawn",
+    "counts": "the link has no memory, so that exact multinomial draws over its outcome table are the cheapest exact sampler",
+    "pulses": "every pulse was followed, mechanism by mechanism, as asked for",
+    "measured": "the counts were given",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Keys of all points; arrays of shape (point,), means where there are several realizations."""
+
+    bits: np.ndarray
+    bits_per_pulse: np.ndarray
+    standard_error: np.ndarray
+    fluctuation_free: np.ndarray
+    yin_safe: np.ndarray
+    terms: dict[str, np.ndarray]
+    status: np.ndarray
+    commonest: np.ndarray
+    """Mask of the commonest reason why there is no key, 0 where each realization has one."""
+    bits_quantiles: np.ndarray
+    sifted_z_quantiles: np.ndarray
+    probability_no_key: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Counts and keys of a study at each of its points, in row-major order of the axes.
+
+    Attributes:
+        study: What was simulated.
+        samplers: Sampler of each point, shape (point,).
+        intensities: Intensities of each point [photons/pulse], shape (point, intensity).
+        pulse_rate_hz: Pulse rate of each point [Hz], shape (point,).
+        counts: Sums over the realizations, shape (point, basis, intensity); whole numbers where they were drawn.
+        truth: Photon numbers behind the sifted events, or None where nothing was drawn.
+        realizations: Independent blocks at each point.
+        keys: Keys, or None for a study without a security analysis.
+        tuned: Values found by `optimize`, by path, shape (point,).
+    """
+
+    study: Study
+    samplers: np.ndarray
+    intensities: np.ndarray
+    pulse_rate_hz: np.ndarray
+    counts: Counts
+    truth: Truth | None
+    realizations: int
+    keys: Keys | None
+    tuned: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samplers)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of points along each axis of the scan."""
+        return self.study.shape
+
+    # Numbers of all points ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def scalars(self) -> dict[str, np.ndarray]:
+        """Every number that a point has one of, by its name in the JSON, shape (point,); NaN where not defined."""
+        detections, errors = self.counts.detections.sum(axis=-1), self.counts.errors.sum(axis=-1)
+        pulses = np.asarray(self.counts.pulses, dtype=np.float64) / self.realizations
+        values: dict[str, np.ndarray] = {}
+        if (keys := self.keys) is not None:
+            values["secret_key_bits"] = keys.bits
+            values["secret_key_bits_per_pulse"] = keys.bits_per_pulse
+            values["secret_key_rate_bps"] = keys.bits_per_pulse * self.pulse_rate_hz
+            if self._redrawn():
+                values["secret_key_bits_standard_error"] = keys.standard_error
+            if self.realizations > 1:
+                values["probability_no_key"] = keys.probability_no_key
+            if np.any(keys.status & BIT["sampling_bound_unsafe"]):
+                values["secret_key_bits_yin_safe"] = keys.yin_safe
+        for basis, name in enumerate("zx"):
+            values[f"qber_{name}"] = _quotient(errors[:, basis], detections[:, basis])
+        values["pulses"] = np.where(np.isfinite(pulses), pulses, np.nan)
+        for basis, name in enumerate("zx"):
+            values[f"sifted_{name}"] = detections[:, basis] / self.realizations
+        return values
+
+    def _redrawn(self) -> bool:
+        return self.realizations == 1 and bool(np.any(np.isin(self.samplers, ("counts", "pulses"))))
+
+    # JSON --------------------------------------------------------------------------------------------------------------
+
+    def point(self, index: int = 0) -> dict[str, Any]:
+        """One point as plain Python data, as in the JSON."""
+        whole = self.samplers[index] in ("counts", "pulses", "measured")
+        scalars = {name: _json_number(array[index]) for name, array in self.scalars.items()}
+        if whole and self.realizations == 1:
+            for name in ("secret_key_bits", "secret_key_bits_yin_safe", "pulses", "sifted_z", "sifted_x"):
+                if scalars.get(name) is not None:
+                    scalars[name] = _whole(scalars[name])
+        elif self.realizations == 1 and "secret_key_bits" in scalars:
+            scalars["secret_key_bits"] = _whole(scalars["secret_key_bits"])
+        out: dict[str, Any] = {}
+        if self.study.axes or self.tuned:
+            tuned = {path: float(values[index]) for path, values in self.tuned.items()}
+            out["settings"] = {**self.study.settings(index), **tuned}
+        out.update(scalars)
+        if not whole or self.realizations > 1 or self.samplers[index] == "measured":
+            out.pop("secret_key_bits_standard_error", None)
+        if (keys := self.keys) is not None:
+            if not keys.status[index] & BIT["sampling_bound_unsafe"]:
+                out.pop("secret_key_bits_yin_safe", None)
+            if self.realizations > 1:
+                for name, table in (
+                    ("secret_key_bits_quantiles", keys.bits_quantiles),
+                    ("sifted_z_quantiles", keys.sifted_z_quantiles),
+                ):
+                    out[name] = {f"{q:g}": _json_number(v) for q, v in zip(QUANTILES, table[index], strict=True)}
+        out["counts"] = list(self.rows(index))
+        if self.truth is not None and self.samplers[index] != "expected":
+            out["truth"] = list(self._truth_rows(index))
+        if keys is not None:
+            out["terms"] = {name: _json_number(v[index]) for name, v in keys.terms.items() if not np.isnan(v[index])}
+            out["acceptance"] = "observed"
+            out["analysis"] = str(self.study.at(index).security.analysis)
+        out["status"] = words(int(keys.status[index])) if keys is not None else ["ok"]
+        out["reason"] = self.reason(index)
+        out["sampler"] = str(self.samplers[index])
+        return out | provenance(self.study.at(index))
+
+    def rows(self, index: int) -> Iterator[dict[str, Any]]:
+        """Rows of the counts table of a point: basis, intensity, sent, detections, errors."""
+        convert = float if self.samplers[index] == "expected" else int
+        for basis, intensity in np.ndindex(self.counts.detections.shape[1:]):
+            place = (index, basis, intensity)
+            yield {
+                "basis": BASES[basis],
+                "intensity": float(self.intensities[index, intensity]),
+                "sent": convert(self.counts.sent[place]),
+                "detections": convert(self.counts.detections[place]),
+                "errors": convert(self.counts.errors[place]),
+            }
+
+    def _truth_rows(self, index: int) -> Iterator[dict[str, Any]]:
+        assert self.truth is not None
+        for basis, intensity, photons in np.ndindex(self.truth.detections.shape[1:]):
+            yield {
+                "basis": BASES[basis],
+                "intensity": float(self.intensities[index, intensity]),
+                "photons": photons,
+                "detections": int(self.truth.detections[index, basis, intensity, photons]),
+                "errors": int(self.truth.errors[index, basis, intensity, photons]),
+            }
+
+    def reason(self, index: int = 0) -> str:
+        """Sentence that says why there is no key, or where there is one, why this sampler was taken."""
+        sampler = f"{self.samplers[index]}: {SAMPLER_REASONS[str(self.samplers[index])]}."
+        if self.keys is None:
+            return sampler
+        mask = int(self.keys.status[index])
+        free = float(self.keys.fluctuation_free[index])
+        detections = self.counts.detections[index].sum(axis=-1) / self.realizations
+        errors = self.counts.errors[index].sum(axis=-1) / self.realizations
+        sentences = {
+            "no_key_block_size": f"The block is too small: {detections[0]:.4g} sifted Z and {detections[1]:.4g} sifted X detections give "
+            f"no key, but would give {free:.4g} bit if counts did not fluctuate. Sample longer, or balance bases and intensities.",
+            "no_key_multiphoton": "No single-photon detections can be guaranteed: "
+            + ("nothing was detected in one basis." if not detections.all() else "multi-photon pulses explain all detections."),
+            "no_key_dark_counts": f"Dark counts make most errors (QBER {_percent(errors[0], detections[0])} in Z): "
+            "the signal is too weak against them.",
+            "no_key_errors": f"Too many errors (QBER {_percent(errors[0], detections[0])} in Z, {_percent(errors[1], detections[1])} in X).",
+        }
+        commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
+        said = [sentences[word] for word in commonest] or [sampler]
+        if mask & BIT["sampling_bound_unsafe"]:
+            said.append(
+                f"Not certified: with fewer than 1000 X errors the Fung sampling bound can be too low; "
+                f'"yin_safe" gives {float(self.keys.yin_safe[index]):.0f} bit.'
+            )
+        return " ".join(said)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All points as plain Python data: one object, or `{"points": [...]}` with scan axes."""
+        return {"points": [self.point(i) for i in range(len(self))]} if self.study.axes else self.point()
+
+    def to_json(self) -> str:
+        """JSON text of `to_dict`."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    # Tables and files --------------------------------------------------------------------------------------------------
+
+    def to_csv(self) -> str:
+        """Counts table as CSV; with a scan, a column an axis first. `photonmc key` reads that of one sampled point."""
+        paths = [path for axis in self.study.axes for path in axis.paths]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*paths, "basis", "intensity", "sent", "detections", "errors"])
+        for index in range(len(self)):
+            settings = self.study.settings(index)
+            for row in self.rows(index):
+                writer.writerow([*(settings[path] for path in paths), *row.values()])
+        return text.getvalue()
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Labelled data: axes of the scan, basis, intensity, photons; units and long names; provenance as attributes."""
+        from photonmc.labels import dataset
+
+        return dataset(self)
+
+    def save(self, path: str | Path, force: bool = False) -> None:
+        """Write a file of the kind that its suffix names: .json, .csv, .nc (netCDF), .png.
+
+        The file appears whole or not at all.
+
+        Args:
+            path: Where to.
+            force: Whether an existing file is replaced.
+
+        Raises:
+            ConfigError: For a suffix that is not known, a file that exists, a folder that does not.
+        """
+        path = Path(path)
+        if mistakes := list(unusable_output(path, force, self.realizations)):
+            raise ConfigError(mistakes)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            if path.suffix == ".json":
+                temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+            elif path.suffix == ".csv":
+                temporary.write_text(self.to_csv(), encoding="utf-8")
+            elif path.suffix == ".nc":
+                self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
+            else:
+                from photonmc.plotting import draw
+
+                draw(self, temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def __str__(self) -> str:
+        from photonmc.labels import table
+
+        return table(self)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def unusable_output(path: Path, force: bool, realizations: int) -> Iterator[Mistake]:
+    """Why a result could not be written to a file; nothing is written to find out."""
+    if path.suffix not in SUFFIXES:
+        yield Mistake(f"--out {path}", f"must end in one of {' '.join(SUFFIXES)}")
+    if path.suffix == ".csv" and realizations > 1:
+        yield Mistake(f"--out {path}", "a CSV holds the counts of one realization, but there are several")
+    try:
+        if not path.parent.is_dir():
+            yield Mistake(f"--out {path}", f"its folder {path.parent} does not exist")
+        elif path.is_dir():
+            yield Mistake(f"--out {path}", "is a folder")
+        elif path.exists() and not force:
+            yield Mistake(f"--out {path}", "exists; --force replaces it")
+        elif path.exists() and not path.is_file():
+            yield Mistake(f"--out {path}", "is no regular file")
+        elif not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            yield Mistake(f"--out {path}", "cannot be written")
+    except (OSError, ValueError) as error:
+        yield Mistake(f"--out {path}", f"cannot be written: {getattr(error, 'strerror', None) or error}")
+
+
+def provenance(study: Study) -> dict[str, Any]:
+    """Seed, versions and device kind behind a result."""
+    from photonmc import __version__
+
+    return {
+        "seed": study.run.seed,
+        "version": __version__,
+        "jax": importlib.metadata.version("jax"),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def epsilon_split(study: Study) -> dict[str, Any]:
+    """Secrecy and correctness parameters, and into how many equal parts the proof splits the former."""
+    names = ("epsilon_secrecy", "epsilon_secrecy_per_bit", "epsilon_correctness")
+    values = as_sections(study).get("security", {})
+    split = {name: values[name] for name in names if name in values}
+    return split | {"epsilon_secrecy_parts": study.security.parts} if split else {}
+
+
+def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    usable = denominator > 0
+    return np.where(usable, numerator / np.where(usable, denominator, 1), np.nan)
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.2g} %" if whole > 0 else "undefined"
+
+
+def _whole(value: float) -> int:
+    return int(value)
+
+
+def _json_number(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

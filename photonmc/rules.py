@@ -1,0 +1,220 @@
+"""Rules between fields: plain functions that read values by path, so that each runs wherever its fields are valid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from photonmc.errors import Mistake
+from photonmc.fields import fields_of, join_path, record_class, split_path
+from photonmc.protocol.count_models import READS
+from photonmc.sampling.run import MAX_PULSES
+from photonmc.security import ANALYSES
+from photonmc.study_axes import Axis, Free
+
+Get = Callable[[str], Any]
+Bounds = dict[str, Free]
+
+
+class Unavailable(Exception):
+    """A field that a rule reads is missing, invalid or traced: the rule has nothing to say."""
+
+
+def _intervals(values: Sequence[float], path: str, free: Bounds) -> list[tuple[float, float]]:
+    marks = [free.get(f"{path}[{index}]") for index in range(len(values))]
+    return [(m.low, m.high) if m else (v, v) for m, v in zip(marks, values, strict=True)]
+
+
+def intensities_fall(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Intensities fall strictly; where some are optimized, at least one choice within the bounds must."""
+    path = "source.intensities"
+    values = get(path)
+    if not values:
+        yield Mistake(path, "must hold one intensity at least, but is empty")
+    lowest = -math.inf
+    for index, (low, high) in reversed(list(enumerate(_intervals(values, path, free)))):
+        if not high > lowest:
+            rule = "must fall strictly" if not free else "must be able to fall strictly"
+            yield Mistake(path, f"{rule}, but [{index}] = {high:g} is not above [{index + 1}] = {lowest:g}")
+        lowest = max(low, lowest)
+
+
+def probabilities_sum(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """One probability per intensity, summing to 1; where some are optimized, the rest must be theirs to share."""
+    path = "source.intensity_probabilities"
+    values = get(path)
+    intervals = _intervals(values, path, free)
+    low, high = (math.fsum(side) for side in zip(*intervals, strict=True)) if intervals else (0.0, 0.0)
+    if low == high and abs(low - 1.0) > 1e-9:
+        yield Mistake(path, f"must sum to 1 within 1e-9, but sum to {low:.12g}")
+    elif low != high and not low <= 1.0 <= high:
+        yield Mistake(path, f"must be able to sum to 1, but the bounds and fixed values sum to [{low:g}, {high:g}]")
+    if len(values) != len(get("source.intensities")):
+        yield Mistake(path, f"must be as many as the intensities ({len(get('source.intensities'))}), but are {len(values)}")
+
+
+def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Number and order of the intensities that a decoy analysis needs."""
+    path = "source.intensities"
+    analysis, values = get("security.analysis"), get(path)
+    wanted = ANALYSES[analysis].intensity_count
+    if len(values) != wanted:
+        yield Mistake(path, f"{analysis} takes {wanted} intensities, but there are {len(values)}")
+        return
+    bounds = _intervals(values, path, free)
+    if analysis in ("lim2014", "ma2005"):
+        weakest = bounds[2][0]
+        middle = max(bounds[1][0], weakest)
+        if not bounds[0][1] > middle + weakest:
+            yield Mistake(path, f"{analysis} needs mu1 > mu2 + mu3, but {bounds[0][1]:g} <= {middle:g} + {weakest:g}")
+    if analysis == "ma2005" and bounds[2] != (0.0, 0.0):
+        yield Mistake(f"{path}[2]", f"ma2005 needs vacuum as weakest intensity, 0, but it is {bounds[2][1]:g}")
+    if analysis == "rusca2018" and not bounds[1][1] > 0.0:
+        yield Mistake(f"{path}[1]", f"rusca2018 needs a weaker intensity above 0, but it is {bounds[1][1]:g}")
+
+
+def dark_counts(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Dark counts are a probability, or a rate with a gate."""
+    probability, rate = get("receiver.dark_count_probability"), get("receiver.dark_count_rate_hz")
+    gate = get("receiver.gate_width_ns")
+    either = "give either dark_count_probability, or dark_count_rate_hz with gate_width_ns"
+    if (probability is None) == (rate is None):
+        yield Mistake("receiver.dark_count_probability", f"{either}; there {'is none' if rate is None else 'are both'}")
+    elif rate is not None and gate is None:
+        yield Mistake("receiver.gate_width_ns", "is required with dark_count_rate_hz")
+    elif rate is None and gate is not None:
+        yield Mistake("receiver.gate_width_ns", f"is read with dark_count_rate_hz alone, but is {gate:g}")
+
+
+def one_length(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """A run is as long as exactly one of three fields says."""
+    names = ("pulses", "duration_s", "block_size_z")
+    given = [name for name in names if get(f"run.{name}") is not None]
+    if len(given) != 1:
+        yield Mistake("run", f"give exactly one of {', '.join(names)}, but there {_are(given)}")
+
+
+def duration_in_range(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """A duration holds as many pulses as a run may have."""
+    duration, rate = get("run.duration_s"), get("source.pulse_rate_hz")
+    if duration is not None and not 0.5 <= duration * rate <= MAX_PULSES:
+        yield Mistake("run.duration_s", f"must hold [1, 1e+15] pulses, but {duration:g} s at {rate:g} Hz hold {duration * rate:g}")
+
+
+def one_epsilon(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """A finite-key analysis has one secrecy parameter."""
+    if "epsilon_secrecy" in fields_of(ANALYSES[get("security.analysis")]):
+        names = ("epsilon_secrecy", "epsilon_secrecy_per_bit")
+        given = [name for name in names if get(f"security.{name}") is not None]
+        if len(given) != 1:
+            yield Mistake("security", f"give exactly one of {', '.join(names)}, but there {_are(given)}")
+
+
+def detector_memory(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Settings that the count model does not represent stand at their neutral value."""
+    model = get("receiver.count_model")
+    neutral = {
+        "dead_time_ns": 0.0,
+        "afterpulse_probability": 0.0,
+        "afterpulse_time_ns": None,
+        "timing_jitter_ps": 0.0,
+        "dead_time_kind": "nonparalyzable",
+        "dead_time_policy": "all_live",
+    }
+    for name, plain in neutral.items():
+        value = get(f"receiver.{name}")
+        if name not in READS[model] and value != plain:
+            only = "must be left out" if plain is None else f"must be {_toml(plain)}"
+            why = "no sampler of this version has detector memory" if model == "exact" else f"count_model {model} does not read it"
+            yield Mistake(f"receiver.{name}", f"{only} ({why}), but is {_toml(value)}")
+
+
+def paper_models_are_expected_only(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """A paper's count model is a formula for means; nothing can be sampled from it."""
+    model, sampler = get("receiver.count_model"), get("run.sampler")
+    if model != "exact" and sampler not in ("auto", "expected"):
+        yield Mistake("run.sampler", f'must be "expected" or "auto" with receiver.count_model = "{model}", but is "{sampler}"')
+
+
+RULES = (
+    intensities_fall,
+    probabilities_sum,
+    intensities_fit_the_analysis,
+    dark_counts,
+    one_length,
+    duration_in_range,
+    one_epsilon,
+    detector_memory,
+    paper_models_are_expected_only,
+)
+
+
+def _are(given: list[str]) -> str:
+    return "is none" if not given else f"are {' and '.join(given)}"
+
+
+def _toml(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
+
+
+def broken_rules(
+    sections: dict[str, Any], invalid: set[str], axes: Sequence[Axis] = (), free: Sequence[Free] = ()
+) -> Iterator[Mistake]:
+    """Mistakes between fields, at every point of a scan.
+
+    A rule is evaluated at each combination of the axes that it reads, and of no others: a scan of a million lengths
+    does not make the intensities be checked a million times.
+
+    Args:
+        sections: Values by section and field, as in TOML.
+        invalid: Paths that are known to be wrong; rules that read them are passed over.
+        axes: Scanned values, which replace those of `sections`.
+        free: Optimized settings.
+    """
+    bounds = {mark.path: mark for mark in free}
+    for rule in RULES:
+        used: tuple[Axis, ...] = ()
+        while True:
+            reads: set[str] = set()
+            found: list[Mistake] = []
+            for indices in itertools.product(*(range(len(axis)) for axis in used)):
+                values = {p: v for axis, i in zip(used, indices, strict=True) for p, v in axis.at(i).items()}
+                getter = _getter(sections, invalid, values, reads)
+                try:
+                    found += rule(getter, bounds)
+                except Unavailable:
+                    continue
+            more = tuple(axis for axis in axes if axis not in used and any(_touches(axis, read) for read in reads))
+            if not more:
+                break
+            used += more
+        yield from found[:20]
+
+
+def _touches(axis: Axis, path: str) -> bool:
+    return any(scanned == path or scanned.startswith(f"{path}[") for scanned in axis.paths)
+
+
+def _getter(sections: dict[str, Any], invalid: set[str], values: dict[str, Any], reads: set[str]) -> Get:
+    def get(path: str) -> Any:
+        reads.add(path)
+        section, name = path.split(".")
+        if any(bad in (path, section) or bad.startswith(f"{path}[") for bad in invalid):
+            raise Unavailable
+        given = sections.get(section)
+        if not isinstance(given, dict):
+            raise Unavailable
+        cls = record_class(section, given)
+        if cls is None or name not in (known := fields_of(cls)):
+            raise Unavailable
+        value = values.get(path, given.get(name, known[name].default))
+        if known[name].is_list and isinstance(value, (list, tuple)):
+            value = [values.get(join_path((*split_path(path), index)), item) for index, item in enumerate(value)]
+        for item in value if isinstance(value, list) else [value]:
+            if not (item is None or isinstance(item, (bool, int, float, str))):
+                raise Unavailable
+        return value
+
+    return get

@@ -1,0 +1,52 @@
+"""Closed-form expectation: the outcome table summed into a tally, and counts as real numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from photonmc.contracts import ChannelState, Counts, counts_from_tally
+from photonmc.protocol.count_models import COUNT_MODELS
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from photonmc.link import Link
+    from photonmc.sampling.run import Run
+
+
+def tally_probabilities(link: Link, protocol: Any, state: ChannelState) -> Float[Array, "basis intensity hidden result"]:
+    """Probability that a pulse ends in each place of the tally, in one state of the channel; the rest is not sifted."""
+    joint = protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
+    labels = protocol.tally_labels(link)
+    shape = (2, len(link.source.intensities), 3)
+    sifted = jnp.zeros((joint.shape[1], np.prod(shape))).at[:, np.maximum(labels, 0)]
+    summed = sifted.add(jnp.where(labels[:, :, None] >= 0, jnp.swapaxes(joint, 1, 2), 0.0).transpose(2, 0, 1))
+    return jnp.moveaxis(summed.reshape(-1, *shape), 0, 2)
+
+
+def per_pulse(link: Link, protocol: Any) -> Counts:
+    """Counts expected per pulse; the mean over the channel's quadrature nodes is taken over counts, never over losses."""
+    if link.receiver.count_model == "exact":
+        states, weights = link.nodes()
+        tallies = jax.vmap(lambda state: tally_probabilities(link, protocol, state))(states)
+        return counts_from_tally(1.0, jnp.tensordot(weights, tallies, axes=1))
+    detections, errors = COUNT_MODELS[link.receiver.count_model](link, protocol)
+    sent = protocol.matching_probabilities()[:, None] * jnp.asarray(link.source.intensity_probabilities)
+    return Counts(1.0, sent, detections, errors)
+
+
+def expected(link: Link, protocol: Any, run: Run) -> Counts:
+    """Expected counts of a block.
+
+    Returns:
+        Counts as real numbers. Where a block of fixed size waits for Z detections that cannot come, `pulses` is
+        infinite and all counts are 0.
+    """
+    mean = per_pulse(link, protocol)
+    pulses = run.expected_pulses(link.source.pulse_rate_hz, mean.detections[0].sum())
+    finite = jnp.where(jnp.isfinite(pulses), pulses, 0.0)
+    return Counts(pulses, *(finite * array for array in (mean.sent, mean.detections, mean.errors)))

@@ -1,0 +1,42 @@
+"""How long a run lasts, and how it is sampled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import jax.numpy as jnp
+
+from photonmc.contracts import record
+from photonmc.units import Range, static
+
+MAX_PULSES = 1e15
+"""Most pulses of one block that are sampled [count]."""
+
+
+@record
+class Run:
+    """Length of a block: a number of pulses, a duration, or a number of sifted Z detections; exactly one of them."""
+
+    pulses: Annotated[float, Range(1.0, MAX_PULSES, "pulses")] | None = None
+    """Pulses in the block."""
+    duration_s: Annotated[float, Range(0.0, 1e15, "s", open_low=True)] | None = None
+    """Duration of the block [s]."""
+    block_size_z: Annotated[float, Range(1.0, 1e13, "detections")] | None = None
+    """Sifted Z detections at which the block stops."""
+    sampler: Literal["auto", "expected", "counts", "pulses"] = static("auto")
+    """Sampler; "auto" takes the cheapest exact one."""
+    realizations: Annotated[int, Range(1, 1_000_000)] = static(1)
+    """Independent draws of the whole block."""
+    seed: Annotated[int, Range(0, 2**63 - 1)] = static(0)
+    """Seed of all random streams."""
+
+    def fixed_pulses(self, pulse_rate_hz: Any) -> Any:
+        """Pulses of a block that does not wait for detections; rounded to whole pulses by the samplers alone."""
+        return self.pulses if self.pulses is not None else self.duration_s * pulse_rate_hz
+
+    def expected_pulses(self, pulse_rate_hz: Any, detection_probability_z: Any) -> Any:
+        """Mean number of pulses; infinite where a block waits for detections that cannot come."""
+        if self.block_size_z is None:
+            return jnp.asarray(self.fixed_pulses(pulse_rate_hz))
+        possible = detection_probability_z > 0
+        return jnp.where(possible, self.block_size_z / jnp.where(possible, detection_probability_z, 1.0), jnp.inf)

@@ -1,0 +1,65 @@
+"""Entry point of the optimizer: the marked settings of a study tuned at each of its points."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from photonmc.errors import ConfigError, Mistake
+from photonmc.optimizer import best_settings
+from photonmc.results import Result
+from photonmc.runner import assembled, expected_part
+from photonmc.study import Free, Study, checked, kernel_study
+
+BATCH = 256
+"""Points that are optimized together."""
+
+
+def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None) -> Result:
+    """Tune settings for the most expected secret key per pulse, at each point of a scan.
+
+    Args:
+        study: What to tune; the settings that its TOML marks with `optimize`, unless `free` names others.
+        free: Settings to tune by path: (low, high) or (low, high, start).
+
+    Returns:
+        The expectation at the settings found (`tuned`), with the key recomputed by the plain analysis. It is never below
+        that of the starts; a point without key has length 0 and the reason.
+
+    Raises:
+        ConfigError: If nothing is marked, or there is no security analysis, or values lie outside of their range.
+    """
+    if free is not None:
+        study = study.replace({path: (bounds[2] if len(bounds) > 2 else sum(bounds[:2]) / 2) for path, bounds in free.items()})
+        study = dataclasses.replace(study, free=tuple(Free(path, *map(float, bounds)) for path, bounds in free.items()))
+    found = []
+    if not study.free:
+        found.append(Mistake("", "mark at least one setting to optimize, such as { optimize = [0.1, 1.0] }"))
+    if study.security is None:
+        found.append(Mistake("security", "is required: the key is what is optimized"))
+    if study.run.sampler not in ("auto", "expected"):
+        found.append(Mistake("run.sampler", f'must be "auto" or "expected" to optimize, but is "{study.run.sampler}"'))
+    if found:
+        raise ConfigError(found)
+    study = checked(study)
+    parts, tuned, order = [], [], []
+    size = min(study.points, BATCH)
+    with jax.enable_x64(True):
+        for points, batch in study.batches(size):
+            # the last batch is filled up, so that one compilation serves all of them
+            missing = size - len(points)
+            padded = jax.tree.map(
+                lambda leaf, n=missing: np.concatenate([leaf, np.repeat(leaf[-1:], n, axis=0)]), kernel_study(batch)
+            )
+            values = [np.asarray(v)[: len(points)] for v in best_settings(padded, study.free, study.security.analysis)]
+            settings: dict[str, Any] = {mark.path: v for mark, v in zip(study.free, values, strict=True)}
+            parts.append((points, *expected_part(batch.replace(settings))))
+            tuned.append(values)
+            order.append(points)
+    place = np.argsort(np.concatenate(order))
+    columns = [np.concatenate(column)[place] for column in zip(*tuned, strict=True)]
+    return assembled(study, parts, {mark.path: column for mark, column in zip(study.free, columns, strict=True)})
