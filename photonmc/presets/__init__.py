@@ -1,0 +1,1 @@
+"""Ready links as TOML files, package data: `preset:NAME` works from any directory."""

@@ -1,0 +1,6 @@
+"""`python -m photonmc` is the command line."""
+
+from photonmc.cli import main
+
+if __name__ == "__main__":
+    main()
