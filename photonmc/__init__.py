@@ -54,7 +54,7 @@ _PLACES = {
     "tuning": ("optimize",),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
-__all__ = sorted([*_MODULE_OF, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_MODULE_OF, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

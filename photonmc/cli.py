@@ -28,10 +28,22 @@ app = App(
 )
 
 Set = Annotated[
-    list[str], Parameter(name="--set", help="Another value for a field, as section.field=value; repeatable.", negative=(), consume_multiple=False)
+    list[str],
+    Parameter(
+        name="--set",
+        help="Another value for a field, as section.field=value; repeatable.",
+        negative=(),
+        consume_multiple=False,
+    ),
 ]
 Out = Annotated[
-    list[Path], Parameter(name="--out", help="File to write: .json .csv .nc (netCDF) .png; repeatable.", negative=(), consume_multiple=False)
+    list[Path],
+    Parameter(
+        name="--out",
+        help="File to write: .json .csv .nc (netCDF) .png; repeatable.",
+        negative=(),
+        consume_multiple=False,
+    ),
 ]
 Json = Annotated[bool, Parameter(name="--json", help="Print exactly one JSON object on stdout.", negative=())]
 Force = Annotated[bool, Parameter(name="--force", help="Replace files of --out that exist.", negative=())]
@@ -97,7 +109,9 @@ def check(
     config: str,
     *,
     set_: Set = [],  # noqa: B006
-    resolved: Annotated[bool, Parameter(help="Print the whole file with every default written out.", negative=())] = False,
+    resolved: Annotated[
+        bool, Parameter(help="Print the whole file with every default written out.", negative=())
+    ] = False,
 ) -> None:
     """Validate a config without running it."""
     study = _study(config, set_, [], False)
@@ -151,7 +165,9 @@ def _study(config: str, overrides: list[str], out: list[Path], force: bool, meas
             mistakes.append(Mistake(f"--out {path}", "is given more than once"))
     if study is not None and measured:
         mistakes += (Mistake(axis.name, "is scanned, but measured counts belong to one point") for axis in study.axes)
-        mistakes += (Mistake(mark.path, "is marked for `optimize`; measured counts need a value") for mark in study.free)
+        mistakes += (
+            Mistake(mark.path, "is marked for `optimize`; measured counts need a value") for mark in study.free
+        )
         if study.security is None:
             mistakes.append(Mistake("security", "is required: it says how counts become a key"))
     if mistakes or study is None:

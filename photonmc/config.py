@@ -43,7 +43,9 @@ def read_text(path: Path, what: str) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError([Mistake(str(path), f"{what} cannot be read: {getattr(error, 'strerror', None) or error}")]) from None
+        raise ConfigError(
+            [Mistake(str(path), f"{what} cannot be read: {getattr(error, 'strerror', None) or error}")]
+        ) from None
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError([Mistake(str(path), f"{what} must have {MAX_FILE_BYTES} bytes at most, but has more")])
     try:
@@ -69,7 +71,9 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         known = ", ".join(preset_names())
-        raise ConfigError([Mistake(f"preset:{name}", f"there is no such preset{suggestion(name, preset_names())}; there are {known}")])
+        raise ConfigError(
+            [Mistake(f"preset:{name}", f"there is no such preset{suggestion(name, preset_names())}; there are {known}")]
+        )
     return (importlib.resources.files("photonmc.presets") / f"{name}.toml").read_text(encoding="utf-8")
 
 
@@ -93,7 +97,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         ConfigError: With all mistakes of file and overrides at once.
     """
     name = str(path)
-    text = preset_text(name.removeprefix("preset:")) if name.startswith("preset:") else read_text(Path(path), "the config")
+    text = (
+        preset_text(name.removeprefix("preset:")) if name.startswith("preset:") else read_text(Path(path), "the config")
+    )
     tree = parse_toml(text, name)
     mistakes = apply_overrides(tree, overrides)
     return study_from_tree(tree, mistakes)
@@ -153,7 +159,9 @@ def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = ()) -> 
     invalid = {mistake.path for mistake in found}
     if math.prod(len(axis) for axis in axes) > MAX_POINTS:
         count = math.prod(len(axis) for axis in axes)
-        found.append(Mistake("", f"a scan may have {MAX_POINTS:.0e} points in all, but the axes multiply to {count:.3g}"))
+        found.append(
+            Mistake("", f"a scan may have {MAX_POINTS:.0e} points in all, but the axes multiply to {count:.3g}")
+        )
     else:
         found += broken_rules(tree, invalid, axes, free)
     if found or parsed is None:
@@ -201,17 +209,18 @@ def _take_marks(tree: dict[str, Json], found: list[Mistake]) -> tuple[list[Axis]
     return _join_zipped(scans, found), free
 
 
-def _one_mark(
-    mark: dict[str, Json], path: str, scans: list[Any], free: list[Free], found: list[Mistake]
-) -> Json:
+def _one_mark(mark: dict[str, Json], path: str, scans: list[Any], free: list[Free], found: list[Mistake]) -> Json:
     kind = next(name for name in MARKS if name in mark)
     before = len(found)
-    for name in mark:
-        if name not in MARKS[kind]:
-            found.append(Mistake(f"{path}.{name}", f"unknown key beside {kind}{suggestion(name, MARKS[kind])}"))
+    unknown = [name for name in mark if name not in MARKS[kind]]
+    found += (
+        Mistake(f"{path}.{name}", f"unknown key beside {kind}{suggestion(name, MARKS[kind])}") for name in unknown
+    )
     if kind == "optimize":
         bounds, start = mark["optimize"], mark.get("start")
-        if not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds)) and bounds[0] < bounds[1]):
+        if not (
+            isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds)) and bounds[0] < bounds[1]
+        ):
             found.append(Mistake(path, f"optimize must be [low, high] with low < high, but is {_shown(bounds)}"))
         elif start is not None and not (_is_number(start) and bounds[0] <= start <= bounds[1]):
             found.append(Mistake(f"{path}.start", f"must lie in {_shown(bounds)}, but is {_shown(start)}"))
@@ -219,20 +228,24 @@ def _one_mark(
             return None
         free.append(Free(path, float(bounds[0]), float(bounds[1]), None if start is None else float(start)))
         return free[-1].first()
-    name = mark.get("zip")
-    if name is not None and not isinstance(name, str):
-        found.append(Mistake(f"{path}.zip", f"must be a name, but is {_shown(name)}"))
+    together = mark.get("zip")
+    if together is not None and not isinstance(together, str):
+        found.append(Mistake(f"{path}.zip", f"must be a name, but is {_shown(together)}"))
     values = _listed_values(mark["values"], path, found) if kind == "values" else _spaced_values(mark, path, found)
     if len(found) > before or values is None:
         return None
-    scans.append((path, name, values))
+    scans.append((path, together, values))
     return values[0].item()
 
 
 def _listed_values(values: Json, path: str, found: list[Mistake]) -> np.ndarray | None:
     if not isinstance(values, list) or not 2 <= len(values) <= MAX_POINTS:
         found.append(Mistake(path, f"values must be a list of 2 to {MAX_POINTS:.0e} entries, but is {_shown(values)}"))
-    elif not (all(map(_is_number, values)) or all(isinstance(v, str) for v in values) or all(isinstance(v, bool) for v in values)):
+    elif not (
+        all(map(_is_number, values))
+        or all(isinstance(v, str) for v in values)
+        or all(isinstance(v, bool) for v in values)
+    ):
         found.append(Mistake(path, f"values must be all numbers, all words or all booleans, but are {_shown(values)}"))
     else:
         return np.asarray(values)
@@ -241,7 +254,9 @@ def _listed_values(values: Json, path: str, found: list[Mistake]) -> np.ndarray 
 
 def _spaced_values(mark: dict[str, Json], path: str, found: list[Mistake]) -> np.ndarray | None:
     limits, scale = mark["scan"], mark.get("scale", "linear")
-    if not (isinstance(limits, list) and len(limits) == 3 and all(map(_is_number, limits)) and isinstance(limits[2], int)):
+    if not (
+        isinstance(limits, list) and len(limits) == 3 and all(map(_is_number, limits)) and isinstance(limits[2], int)
+    ):
         found.append(Mistake(path, f"scan must be [first, last, points], but is {_shown(limits)}"))
     elif not 2 <= limits[2] <= MAX_POINTS:
         found.append(Mistake(path, f"a scan must have 2 to {MAX_POINTS:.0e} points, but has {limits[2]:g}"))
@@ -325,7 +340,10 @@ def split_path_or_none(path: str) -> tuple[str | int, ...] | None:
 
 def _put(tree: dict[str, Json], path: str, value: Any) -> None:
     parts = split_path(path)
-    functools.reduce(operator.getitem, parts[:-1], tree)[parts[-1]] = value  # type: ignore[index]
+    holder: Any = tree
+    for part in parts[:-1]:
+        holder = holder[part]
+    holder[parts[-1]] = value
 
 
 def _is_number(value: Json) -> bool:
@@ -388,7 +406,10 @@ def _validate(tree: dict[str, Json], found: list[Mistake]) -> Any:
     except ValidationError as error:
         for item in error.errors(include_url=False):
             mistake = _translated(item, tree)
-            if mistake.path not in known_bad and mistake.path.split(".")[0] + "." + _tag_of(mistake.path) not in known_bad:
+            if (
+                mistake.path not in known_bad
+                and mistake.path.split(".")[0] + "." + _tag_of(mistake.path) not in known_bad
+            ):
                 found.append(mistake)
     except (ValueError, RecursionError):
         found.append(Mistake("", "the file is nested too deeply"))
@@ -418,7 +439,10 @@ def _translated(item: Mapping[str, Any], tree: dict[str, Json]) -> Mistake:
         tag, registry = TAGGED[location[0]]
         words = ", ".join(f'"{word}"' for word in registry)
         word = str(tree[location[0]].get(tag))
-        return Mistake(f"{path}.{tag}", f"must be one of {words}{suggestion(word, registry)}, but is {_shown(tree[location[0]].get(tag))}")
+        return Mistake(
+            f"{path}.{tag}",
+            f"must be one of {words}{suggestion(word, registry)}, but is {_shown(tree[location[0]].get(tag))}",
+        )
     if kind == "union_tag_not_found":
         return Mistake(f"{path}.{TAGGED[location[0]][0]}", "is required")
     if kind == "literal_error":
@@ -457,9 +481,9 @@ def resolved_toml(study: Study) -> str:
         start = "" if mark.start is None else f", start = {mark.start!r}"
         marks[mark.path] = f"{{ optimize = [{mark.low!r}, {mark.high!r}]{start} }}"
     lines = ["schema = 1"]
-    for section, values in as_sections(study).items():
+    for section, fields in as_sections(study).items():
         lines += ["", f"[{section}]"]
-        lines += [f"{name} = {_toml(value, f'{section}.{name}', marks)}" for name, value in values.items()]
+        lines += [f"{name} = {_toml(value, f'{section}.{name}', marks)}" for name, value in fields.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -479,9 +503,13 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     number, word = {"type": "number"}, {"type": ["number", "string", "boolean"]}
     zip_name = {"zip": {"type": "string"}}
-    scan = {"scan": {"type": "array", "prefixItems": [number, number, {"type": "integer"}], "minItems": 3, "maxItems": 3}}
+    scan = {
+        "scan": {"type": "array", "prefixItems": [number, number, {"type": "integer"}], "minItems": 3, "maxItems": 3}
+    }
     schema["$defs"]["Scan"] = _closed({**scan, "scale": {"enum": ["linear", "log"]}, **zip_name}, "scan")
-    schema["$defs"]["Values"] = _closed({"values": {"type": "array", "items": word, "minItems": 2}, **zip_name}, "values")
+    schema["$defs"]["Values"] = _closed(
+        {"values": {"type": "array", "items": word, "minItems": 2}, **zip_name}, "values"
+    )
     bounds = {"optimize": {"type": "array", "items": number, "minItems": 2, "maxItems": 2}, "start": number}
     schema["$defs"]["Optimize"] = _closed(bounds, "optimize")
     for section, (tag, registry) in {**TAGGED, "run": ("", {"run": _run_record()})}.items():
@@ -503,6 +531,9 @@ def _with_marks(entry: dict[str, Any], optimizable: bool) -> dict[str, Any]:
     if entry.get("type") == "array":
         return {**entry, "items": _with_marks(entry["items"], optimizable)}
     kinds = ["Scan", "Values", "Optimize"] if optimizable else ["Scan", "Values"]
-    outer = {key: entry.pop(key) for key in ("default", "title") if key in entry}
+    outer: dict[str, Any] = {key: entry.pop(key) for key in ("default", "title") if key in entry}
     choices = entry.get("anyOf", [entry])
-    return {**outer, "anyOf": [c for c in choices if c != {"type": "null"}] + [{"$ref": f"#/$defs/{kind}"} for kind in kinds]}
+    return {
+        **outer,
+        "anyOf": [c for c in choices if c != {"type": "null"}] + [{"$ref": f"#/$defs/{kind}"} for kind in kinds],
+    }

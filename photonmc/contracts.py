@@ -7,10 +7,12 @@ Samplers, expectation and optimizer know these contracts and no concrete model. 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+
+from photonmc.units import static
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def record(cls: type[T]) -> type[T]:
     """Make a class a record: frozen dataclass, pytree of its numbers, words static, unknown keys refused by the config.
 
@@ -41,9 +44,9 @@ class ChannelState:
         misalignment_error: Probability, added to the receiver's, that a photon leaves for the wrong detector.
     """
 
-    transmittance: Float[Array, "..."]
-    noise_click_probability: Float[Array, "..."]
-    misalignment_error: Float[Array, "..."]
+    transmittance: Float[Array, ...]
+    noise_click_probability: Float[Array, ...]
+    misalignment_error: Float[Array, ...]
 
 
 @record
@@ -144,9 +147,7 @@ class Receiver(Protocol):
         """Add noise to the light patterns: outcomes none, only 0, only 1, both read as 0, both read as 1."""
         ...
 
-    def detect(
-        self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any
-    ) -> tuple[Any, Any]:
+    def detect(self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any) -> tuple[Any, Any]:
         """Photon by photon, per lane: did detector 0 click, did detector 1, noise included."""
         ...
 

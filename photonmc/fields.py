@@ -8,7 +8,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from photonmc.channel import CHANNELS
@@ -19,7 +19,7 @@ from photonmc.security import ANALYSES
 from photonmc.source import SOURCES
 from photonmc.units import Range
 
-TAGGED: dict[str, tuple[str, dict[str, type]]] = {
+TAGGED: dict[str, tuple[str, Mapping[str, type]]] = {
     "source": ("kind", SOURCES),
     "channel": ("kind", CHANNELS),
     "receiver": ("kind", RECEIVERS),
@@ -57,7 +57,7 @@ def _describe(hint: Any) -> tuple[Range | None, tuple[Any, ...] | None, type, bo
 
 
 @functools.cache
-def fields_of(cls: type) -> dict[str, Field]:
+def fields_of(cls: Any) -> dict[str, Field]:
     """Fields of a record, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: Field(field.default, *_describe(hints[field.name])) for field in dataclasses.fields(cls)}

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from photonmc.fields import fields_of, split_path
 from photonmc.protocol.bb84 import BASES
-from photonmc.results import QUANTILES, Result, epsilon_split, provenance
 from photonmc.status import WORDS, words
-from photonmc.study import as_sections
+from photonmc.study import Study, as_sections
 
 if TYPE_CHECKING:
     import xarray
+
+    from photonmc.results import Result
+
+QUANTILES = (0.05, 0.5, 0.95)
+"""Quantiles reported of several realizations."""
 
 LABELS = {
     "secret_key_bits": ("Secret key", "bit"),
@@ -52,10 +58,30 @@ LABELS = {
 """Long name and unit of every number of a point, by its name in the JSON."""
 
 
+def provenance(study: Study) -> dict[str, Any]:
+    """Seed, versions and device kind behind a result."""
+    from photonmc import __version__
+
+    return {
+        "seed": study.run.seed,
+        "version": __version__,
+        "jax": importlib.metadata.version("jax"),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def epsilon_split(study: Study) -> dict[str, Any]:
+    """Secrecy and correctness parameters, and into how many equal parts the proof splits the former."""
+    names = ("epsilon_secrecy", "epsilon_secrecy_per_bit", "epsilon_correctness")
+    values = as_sections(study).get("security", {})
+    split = {name: values[name] for name in names if name in values}
+    return split | {"epsilon_secrecy_parts": study.security.parts} if split else {}
+
+
 def unit_of(result: Result, path: str) -> str:
     """Unit of a config field, "1" where it has none."""
     section, name, *_ = split_path(path)
-    limits = fields_of(type(result.study.section(str(section))))[str(name)].range
+    limits = fields_of(result.study.section(str(section)).__class__)[str(name)].range
     return (limits.unit if limits else "") or "1"
 
 
@@ -67,17 +93,27 @@ def dataset(result: Result) -> xarray.Dataset:
     axes = tuple(axis.name for axis in study.axes)
 
     def variable(dims: tuple[str, ...], values: np.ndarray, label: str, unit: str) -> tuple[Any, ...]:
-        return (*axes, *dims), np.reshape(values, (*study.shape, *values.shape[1:])), {"long_name": label, "units": unit}
+        return (
+            (*axes, *dims),
+            np.reshape(values, (*study.shape, *values.shape[1:])),
+            {"long_name": label, "units": unit},
+        )
 
     data: dict[str, Any] = {n: variable((), v, *LABELS[n]) for n, v in result.scalars.items()}
     table = ("basis", "intensity")
-    for name, label in (("sent", "Pulses sent in equal bases"), ("detections", "Sifted detections"), ("errors", "Sifted errors")):
+    for name, label in (
+        ("sent", "Pulses sent in equal bases"),
+        ("detections", "Sifted detections"),
+        ("errors", "Sifted errors"),
+    ):
         data[name] = variable(table, getattr(result.counts, name), label, "count")
     data["intensity_value"] = variable(("intensity",), result.intensities, "Mean photon number", "photons/pulse")
     data["sampler"] = variable((), result.samplers.astype(str), "Sampler", "1")
     if result.truth is not None:
         for name, values in result.truth._asdict().items():
-            data[f"truth_{name}"] = variable((*table, "photons"), values, f"True photon numbers behind sifted {name}", "count")
+            data[f"truth_{name}"] = variable(
+                (*table, "photons"), values, f"True photon numbers behind sifted {name}", "count"
+            )
     if (keys := result.keys) is not None:
         data |= {n: variable((), v, *LABELS[n]) for n, v in keys.terms.items()}
         data["status"] = variable((), keys.status.astype(np.uint16), "Status", "1")
@@ -94,7 +130,11 @@ def dataset(result: Result) -> xarray.Dataset:
         data[path] = variable((), values, f"Optimized {path}", unit_of(result, path))
     coordinates: dict[str, Any] = {"basis": list(BASES)}
     if result.truth is not None:
-        coordinates["photons"] = ("photons", [0, 1, 2, 3], {"long_name": "Photons at Alice's exit, 3 = 3 and more", "units": "1"})
+        coordinates["photons"] = (
+            "photons",
+            [0, 1, 2, 3],
+            {"long_name": "Photons at Alice's exit, 3 = 3 and more", "units": "1"},
+        )
     if keys is not None and result.realizations > 1:
         coordinates["quantile"] = list(QUANTILES)
     for axis in study.axes:
@@ -175,8 +215,11 @@ def _point_table(result: Result) -> str:
             lines.append(f"  {label:<44} {term[0]:>18.6g} {'' if unit in ('1', 'count') else unit}".rstrip())
     lines += ["Counts", "  basis  intensity              sent        detections            errors"]
     for row in result.rows(0):
-        values = " ".join(f"{row[name]:>17,.0f}" if result.samplers[0] != "expected" else f"{row[name]:>17.6g}" for name in ("sent", "detections", "errors"))
-        lines.append(f"  {row['basis']:<5} {row['intensity']:>10g} {values}")
+        cells = " ".join(
+            f"{row[name]:>17,.0f}" if result.samplers[0] != "expected" else f"{row[name]:>17.6g}"
+            for name in ("sent", "detections", "errors")
+        )
+        lines.append(f"  {row['basis']:<5} {row['intensity']:>10g} {cells}")
     security = result.study.security
     if security is not None:
         said = ", ".join(words(int(result.keys.status[0]))) if result.keys is not None else ""
@@ -188,7 +231,11 @@ def _point_table(result: Result) -> str:
 def _scan_table(result: Result) -> str:
     scalars = result.scalars
     paths = [path for axis in result.study.axes for path in axis.paths]
-    names = [n for n in ("secret_key_bits", "secret_key_bits_per_pulse", "secret_key_rate_bps", "probability_no_key", "qber_z") if n in scalars]
+    names = [
+        n
+        for n in ("secret_key_bits", "secret_key_bits_per_pulse", "secret_key_rate_bps", "probability_no_key", "qber_z")
+        if n in scalars
+    ]
     head = [*paths, *result.tuned, *(f"{n} [{LABELS[n][1]}]".replace(" [1]", "") for n in names), "status"]
     rows = [head]
     for index in range(min(len(result), _MANY_POINTS)):

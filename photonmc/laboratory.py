@@ -47,7 +47,9 @@ def read_counts(path: str | Path, study: Study) -> Counts:
             found.append(Mistake(name, f"column `{column}` stands more than once"))
         elif column not in header and (column != "sent" or study.run.block_size_z is not None):
             why = " with run.block_size_z" if column == "sent" else ""
-            found.append(Mistake(name, f"column `{column}` is required{why}, but the header is {','.join(header)[:80]}"))
+            found.append(
+                Mistake(name, f"column `{column}` is required{why}, but the header is {','.join(header)[:80]}")
+            )
     found += (Mistake(name, f"unknown column `{c[:40]}`{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS)
     if found:
         raise ConfigError(found)
@@ -56,7 +58,14 @@ def read_counts(path: str | Path, study: Study) -> Counts:
     table = np.full((3, len(BASES), len(intensities)), -1, dtype=np.int64)
     for line, cells in enumerate(rows[1:], start=2):
         if any(cell.strip() for cell in cells):
-            _read_row(f"{name}:{line}", dict(zip(header, (c.strip() for c in cells), strict=False)), len(cells) == len(header), intensities, table, found)
+            _read_row(
+                f"{name}:{line}",
+                dict(zip(header, (c.strip() for c in cells), strict=False)),
+                len(cells) == len(header),
+                intensities,
+                table,
+                found,
+            )
     for basis, index in np.argwhere(table[1] < 0) if not found else ():
         found.append(Mistake(name, f"there is no row for basis {BASES[basis]} and intensity {intensities[index]:g}"))
     sent, detections, errors = table
@@ -95,7 +104,9 @@ def _read_row(
         if column in row:
             text = row[column]
             if not (text.isascii() and text.isdigit() and len(text) <= 30 and int(text) <= MAX_COUNT):
-                found.append(Mistake(place, f"{column} must be a whole number in [0, {MAX_COUNT:.0e}], but is {text[:40]!r}"))
+                found.append(
+                    Mistake(place, f"{column} must be a whole number in [0, {MAX_COUNT:.0e}], but is {text[:40]!r}")
+                )
             else:
                 numbers[column] = int(text)
     for small, large in (("errors", "detections"), ("detections", "sent")):
@@ -105,7 +116,9 @@ def _read_row(
         return
     cell = (slice(None), BASES.index(row["basis"]), index)
     if table[cell][1] >= 0:
-        found.append(Mistake(place, f"basis {row['basis']} and intensity {row['intensity']} stand in a row above already"))
+        found.append(
+            Mistake(place, f"basis {row['basis']} and intensity {row['intensity']} stand in a row above already")
+        )
     table[cell] = numbers.get("sent", 0), numbers["detections"], numbers["errors"]
 
 

@@ -75,12 +75,25 @@ def _draw_scan(axes: Axes, result: Result) -> None:
     keyed = result.keys is not None
     values = result.scalars["secret_key_bits_per_pulse" if keyed else "sifted_z"]
     columns = range(grid.shape[1])
-    shown = list(columns) if len(columns) <= MAX_LINES else [round(c) for c in np.linspace(0, len(columns) - 1, MAX_LINES)]
+    shown = (
+        list(columns) if len(columns) <= MAX_LINES else [round(c) for c in np.linspace(0, len(columns) - 1, MAX_LINES)]
+    )
     for color, column in zip(COLORS, shown, strict=False):
         y = values[grid[:, column]]
-        label = ", ".join(_legend(result, path, v) for path, v in result.study.settings(int(grid[0, column])).items() if path not in first.paths)
+        label = ", ".join(
+            _legend(result, path, v)
+            for path, v in result.study.settings(int(grid[0, column])).items()
+            if path not in first.paths
+        )
         alone = not others
-        axes.plot(positions, np.where(y > 0, y, np.nan), "o-", color=color, markersize=3.5, label=label or ("Secret key" if alone else ""))
+        axes.plot(
+            positions,
+            np.where(y > 0, y, np.nan),
+            "o-",
+            color=color,
+            markersize=3.5,
+            label=label or ("Secret key" if alone else ""),
+        )
         if keyed and alone and "secret_key_bits_standard_error" in result.scalars:
             error = result.scalars["secret_key_bits_standard_error"] / result.scalars["pulses"]
             axes.fill_between(positions, np.clip(y - error, 0, None), y + error, color=color, alpha=0.2, linewidth=0)
@@ -103,12 +116,15 @@ def _draw_scan(axes: Axes, result: Result) -> None:
 
 def _legend(result: Result, path: str, value: Any) -> str:
     unit = unit_of(result, path)
+    unit = "" if unit in ("1", "pulses", "detections") else f" {unit}"
     number = f"{value:g}" if isinstance(value, (int, float)) else str(value)
-    return f"{NAMES.get(path, path)}: {number}{'' if unit == '1' else ' ' + unit}"
+    return f"{NAMES.get(path, path)}: {number}{unit}"
 
 
 def _draw_breakdown(axes: Axes, result: Result) -> None:
     """Where the sifted Z bits go: not from single photons, phase errors, error correction, epsilons; what is left is key."""
+    from matplotlib.ticker import EngFormatter
+
     sifted = float(result.scalars["sifted_z"][0])
     terms = {name: float(v[0]) for name, v in result.keys.terms.items()} if result.keys is not None else {}
     if "epsilon_cost_bits" in terms:
@@ -135,22 +151,29 @@ def _draw_breakdown(axes: Axes, result: Result) -> None:
         ]
     else:
         rows = list(result.rows(0))
-        axes.barh([f"{row['basis']}, {row['intensity']:g}" for row in rows], [row["detections"] for row in rows], color=COLORS[0])
+        axes.barh(
+            [f"{row['basis']}, {row['intensity']:g}" for row in rows],
+            [row["detections"] for row in rows],
+            color=COLORS[0],
+        )
         axes.invert_yaxis()
         axes.set_xlabel("Sifted detections")
         axes.set_ylabel("Basis, intensity")
         return
     level = 0.0
-    for place, (name, change) in enumerate(steps):
+    for place, (_, change) in enumerate(steps):
         axes.barh(place, change, left=level, color=COLORS[0] if place == 0 else "0.75", height=0.62)
         level += change
         axes.text(max(level, level - change), place, f" {change:,.4g}", va="center", fontsize=9)
     bits = float(result.scalars["secret_key_bits"][0])
     axes.barh(len(steps), bits, color=COLORS[2], height=0.62)
-    axes.text(max(bits, 0), len(steps), f" {bits:,.4g} bit" if bits else " no key", va="center", fontsize=9, weight="bold")
+    axes.text(
+        max(bits, 0), len(steps), f" {bits:,.4g} bit" if bits else " no key", va="center", fontsize=9, weight="bold"
+    )
     axes.set_yticks(range(len(steps) + 1), [name for name, _ in steps] + ["Secret key"])
     axes.axvline(0, color="0.3", linewidth=0.8)
     axes.invert_yaxis()
     axes.set_xlim(min(0.0, level * 1.15), steps[0][1] * 1.15 or 1.0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
     axes.set_xlabel("bit")
     axes.set_title(f"From sifted detections to key, {result.study.security.analysis}", fontsize=11)

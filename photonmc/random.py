@@ -38,17 +38,17 @@ def host_generator(key: Key[Array, ""]) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=(high << 32) | low))
 
 
-def uniform_integers(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt[Array, "..."]:
+def uniform_integers(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt[Array, ...]:
     """Uniform integers below 2^63, to be compared with thresholds p 2^63; needs x64."""
     return jax.random.bits(key, shape, jnp.uint64) >> jnp.uint64(1)
 
 
-def thresholds(probability: jax.typing.ArrayLike) -> UInt[Array, "..."]:
+def thresholds(probability: jax.typing.ArrayLike) -> UInt[Array, ...]:
     """Integers p 2^63, exact to 2^-63 (1e-7 relative at p = 1e-12)."""
     return (jnp.asarray(probability, jnp.float64) * 2.0**63).astype(jnp.uint64)
 
 
-def happens(key: Key[Array, ""], probability: jax.typing.ArrayLike, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def happens(key: Key[Array, ""], probability: jax.typing.ArrayLike, shape: tuple[int, ...]) -> Bool[Array, ...]:
     """Independent events of a probability, by comparing integers; needs x64."""
     return uniform_integers(key, shape) < thresholds(probability)
 
@@ -119,9 +119,7 @@ def trials_until(rng: np.random.Generator, successes: int, probability: float, d
         block = np.floor((left - 40.0 * np.sqrt(left) - 800.0) / probability).astype(np.int64)
         # with p > 1/2 count the failures instead, which are the rarer ones
         hits = (
-            binomial(rng, block, probability)
-            if probability <= 0.5
-            else block - binomial(rng, block, 1.0 - probability)
+            binomial(rng, block, probability) if probability <= 0.5 else block - binomial(rng, block, 1.0 - probability)
         )
         missing[long] -= hits
         trials[long] += block

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import importlib.metadata
 import io
 import json
 import math
@@ -13,34 +12,31 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from photonmc.contracts import Counts, Truth
 from photonmc.errors import ConfigError, Mistake
+from photonmc.labels import QUANTILES, dataset, provenance, table
 from photonmc.protocol.bb84 import BASES
 from photonmc.status import BIT, NO_KEY, words
-from photonmc.study import Study, as_sections
+from photonmc.study import Study
 
 if TYPE_CHECKING:
     import xarray
 
 SUFFIXES = (".json", ".csv", ".nc", ".png")
 """Kinds of files that a result can be saved to."""
-QUANTILES = (0.05, 0.5, 0.95)
-"""Quantiles reported of several realizations."""
 SAMPLER_REASONS = {
     "expected": "closed-form expectation, nothing was drawn",
-    "counts": "the link has no memory, so that exact multinomial draws over its outcome table are the cheapest exact sampler",
+    "counts": "exact multinomial draws over the outcome table, the cheapest exact sampler of a link without memory",
     "pulses": "every pulse was followed, mechanism by mechanism, as asked for",
     "measured": "the counts were given",
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Keys:
+class Keys(NamedTuple):
     """Keys of all points; arrays of shape (point,), means where there are several realizations."""
 
     bits: np.ndarray
@@ -124,13 +120,13 @@ class Result:
     def point(self, index: int = 0) -> dict[str, Any]:
         """One point as plain Python data, as in the JSON."""
         whole = self.samplers[index] in ("counts", "pulses", "measured")
-        scalars = {name: _json_number(array[index]) for name, array in self.scalars.items()}
+        scalars: dict[str, Any] = {name: _json_number(array[index]) for name, array in self.scalars.items()}
         if whole and self.realizations == 1:
             for name in ("secret_key_bits", "secret_key_bits_yin_safe", "pulses", "sifted_z", "sifted_x"):
                 if scalars.get(name) is not None:
-                    scalars[name] = _whole(scalars[name])
+                    scalars[name] = int(scalars[name])
         elif self.realizations == 1 and "secret_key_bits" in scalars:
-            scalars["secret_key_bits"] = _whole(scalars["secret_key_bits"])
+            scalars["secret_key_bits"] = int(scalars["secret_key_bits"])
         out: dict[str, Any] = {}
         if self.study.axes or self.tuned:
             tuned = {path: float(values[index]) for path, values in self.tuned.items()}
@@ -192,14 +188,19 @@ class Result:
         free = float(self.keys.fluctuation_free[index])
         detections = self.counts.detections[index].sum(axis=-1) / self.realizations
         errors = self.counts.errors[index].sum(axis=-1) / self.realizations
+        qber_z, qber_x = (_percent(e, d) for e, d in zip(errors, detections, strict=True))
         sentences = {
-            "no_key_block_size": f"The block is too small: {detections[0]:.4g} sifted Z and {detections[1]:.4g} sifted X detections give "
-            f"no key, but would give {free:.4g} bit if counts did not fluctuate. Sample longer, or balance bases and intensities.",
+            "no_key_block_size": f"The block is too small: {detections[0]:.4g} sifted Z and {detections[1]:.4g} sifted X "
+            f"detections give no key, but would give {free:.4g} bit if counts did not fluctuate. Sample longer, or balance "
+            "bases and intensities.",
             "no_key_multiphoton": "No single-photon detections can be guaranteed: "
-            + ("nothing was detected in one basis." if not detections.all() else "multi-photon pulses explain all detections."),
-            "no_key_dark_counts": f"Dark counts make most errors (QBER {_percent(errors[0], detections[0])} in Z): "
-            "the signal is too weak against them.",
-            "no_key_errors": f"Too many errors (QBER {_percent(errors[0], detections[0])} in Z, {_percent(errors[1], detections[1])} in X).",
+            + (
+                "multi-photon pulses explain all detections."
+                if detections.all()
+                else "nothing was detected in a basis."
+            ),
+            "no_key_dark_counts": f"Dark counts make most errors (QBER {qber_z} in Z): the signal is too weak against them.",
+            "no_key_errors": f"Too many errors (QBER {qber_z} in Z, {qber_x} in X).",
         }
         commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
         said = [sentences[word] for word in commonest] or [sampler]
@@ -234,8 +235,6 @@ class Result:
 
     def to_xarray(self) -> xarray.Dataset:
         """Labelled data: axes of the scan, basis, intensity, photons; units and long names; provenance as attributes."""
-        from photonmc.labels import dataset
-
         return dataset(self)
 
     def save(self, path: str | Path, force: bool = False) -> None:
@@ -273,8 +272,6 @@ class Result:
             temporary.unlink(missing_ok=True)
 
     def __str__(self) -> str:
-        from photonmc.labels import table
-
         return table(self)
 
 
@@ -305,26 +302,6 @@ def unusable_output(path: Path, force: bool, realizations: int) -> Iterator[Mist
         yield Mistake(f"--out {path}", f"cannot be written: {getattr(error, 'strerror', None) or error}")
 
 
-def provenance(study: Study) -> dict[str, Any]:
-    """Seed, versions and device kind behind a result."""
-    from photonmc import __version__
-
-    return {
-        "seed": study.run.seed,
-        "version": __version__,
-        "jax": importlib.metadata.version("jax"),
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-def epsilon_split(study: Study) -> dict[str, Any]:
-    """Secrecy and correctness parameters, and into how many equal parts the proof splits the former."""
-    names = ("epsilon_secrecy", "epsilon_secrecy_per_bit", "epsilon_correctness")
-    values = as_sections(study).get("security", {})
-    split = {name: values[name] for name in names if name in values}
-    return split | {"epsilon_secrecy_parts": study.security.parts} if split else {}
-
-
 def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     usable = denominator > 0
     return np.where(usable, numerator / np.where(usable, denominator, 1), np.nan)
@@ -332,10 +309,6 @@ def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.2g} %" if whole > 0 else "undefined"
-
-
-def _whole(value: float) -> int:
-    return int(value)
 
 
 def _json_number(value: Any) -> float | None:

@@ -52,7 +52,9 @@ def probabilities_sum(get: Get, free: Bounds) -> Iterator[Mistake]:
     elif low != high and not low <= 1.0 <= high:
         yield Mistake(path, f"must be able to sum to 1, but the bounds and fixed values sum to [{low:g}, {high:g}]")
     if len(values) != len(get("source.intensities")):
-        yield Mistake(path, f"must be as many as the intensities ({len(get('source.intensities'))}), but are {len(values)}")
+        yield Mistake(
+            path, f"must be as many as the intensities ({len(get('source.intensities'))}), but are {len(values)}"
+        )
 
 
 def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
@@ -100,7 +102,9 @@ def duration_in_range(get: Get, free: Bounds) -> Iterator[Mistake]:
     """A duration holds as many pulses as a run may have."""
     duration, rate = get("run.duration_s"), get("source.pulse_rate_hz")
     if duration is not None and not 0.5 <= duration * rate <= MAX_PULSES:
-        yield Mistake("run.duration_s", f"must hold [1, 1e+15] pulses, but {duration:g} s at {rate:g} Hz hold {duration * rate:g}")
+        yield Mistake(
+            "run.duration_s", f"must hold [1, 1e+15] pulses, but {duration:g} s at {rate:g} Hz hold {duration * rate:g}"
+        )
 
 
 def one_epsilon(get: Get, free: Bounds) -> Iterator[Mistake]:
@@ -127,7 +131,11 @@ def detector_memory(get: Get, free: Bounds) -> Iterator[Mistake]:
         value = get(f"receiver.{name}")
         if name not in READS[model] and value != plain:
             only = "must be left out" if plain is None else f"must be {_toml(plain)}"
-            why = "no sampler of this version has detector memory" if model == "exact" else f"count_model {model} does not read it"
+            why = (
+                "no sampler of this version has detector memory"
+                if model == "exact"
+                else f"count_model {model} does not read it"
+            )
             yield Mistake(f"receiver.{name}", f"{only} ({why}), but is {_toml(value)}")
 
 
@@ -135,7 +143,9 @@ def paper_models_are_expected_only(get: Get, free: Bounds) -> Iterator[Mistake]:
     """A paper's count model is a formula for means; nothing can be sampled from it."""
     model, sampler = get("receiver.count_model"), get("run.sampler")
     if model != "exact" and sampler not in ("auto", "expected"):
-        yield Mistake("run.sampler", f'must be "expected" or "auto" with receiver.count_model = "{model}", but is "{sampler}"')
+        yield Mistake(
+            "run.sampler", f'must be "expected" or "auto" with receiver.count_model = "{model}", but is "{sampler}"'
+        )
 
 
 RULES = (

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from photonmc.contracts import Counts, Truth, counts_from_tally, truth_from_tally
 from photonmc.errors import ConfigError, Mistake
-from photonmc.random import host_generator, point_key, fold_name
-from photonmc.results import QUANTILES, Keys, Result
+from photonmc.labels import QUANTILES
+from photonmc.random import fold_name, host_generator, point_key
+from photonmc.results import Keys, Result
 from photonmc.sampling.counts import draw_tally, sample_counts
 from photonmc.sampling.expected import expected, tally_probabilities
 from photonmc.sampling.pulses import sample_pulses
@@ -25,6 +24,19 @@ BATCH = 1 << 15
 """Points times realizations whose keys are computed at once."""
 REDRAWS = 200
 """Multinomial redraws behind the standard error of one realization."""
+
+
+class Part(NamedTuple):
+    """Results of some points of a study, one array entry a point; fields as in `Result`."""
+
+    points: np.ndarray
+    samplers: np.ndarray
+    intensities: np.ndarray
+    pulse_rate_hz: np.ndarray
+    counts: Counts
+    truth: Truth | None
+    keys: Keys | None
+    realizations: Any
 
 
 @jax.jit
@@ -90,8 +102,11 @@ def key_length(counts: Counts, study: Study) -> Key:
     require_x64_for_tracers(counts)
     study = checked(_single(study))
     wanted = (2, len(study.link.source.intensities))
-    found = [Mistake(name, f"must have shape {wanted}, but has {np.shape(getattr(counts, name))}")
-             for name in ("sent", "detections", "errors") if np.shape(getattr(counts, name)) != wanted]
+    found = [
+        Mistake(name, f"must have shape {wanted}, but has {np.shape(getattr(counts, name))}")
+        for name in ("sent", "detections", "errors")
+        if np.shape(getattr(counts, name)) != wanted
+    ]
     if study.security is None:
         found.append(Mistake("security", "is required for a key"))
     if found:
@@ -125,7 +140,7 @@ def simulate(study: Study, sampler: str | None = None, seed: int | None = None) 
     parts = []
     with jax.enable_x64(True):
         for points, batch in study.batches(max(1, BATCH // study.run.realizations)):
-            parts.append((points, *_simulate_batch(points, batch)))
+            parts.append(_simulate_batch(points, batch))
     return assembled(study, parts)
 
 
@@ -137,7 +152,7 @@ def analyze(counts: Counts, study: Study) -> Result:
         _, batch = next(study.batches(1))
         keys = _keys(batched, batch, np.zeros((1, 1)))
     summed = jax.tree.map(lambda array: array[:, 0], batched)
-    return assembled(study, [(np.array([0]), "measured", summed, None, _source(batch), keys, 1)])
+    return assembled(study, [_part(np.array([0]), batch, "measured", summed, None, keys, 1)])
 
 
 def _single(study: Study) -> Study:
@@ -153,11 +168,11 @@ def chosen_sampler(study: Study) -> str:
     return "counts" if study.link.receiver.count_model == "exact" else "expected"
 
 
-def _simulate_batch(points: np.ndarray, batch: Study) -> tuple[Any, ...]:
-    """Sampler, counts summed over realizations, truth, intensities and pulse rates, keys and realizations of stacked points."""
+def _simulate_batch(points: np.ndarray, batch: Study) -> Part:
+    """Counts and keys of stacked points that differ in numbers only."""
     sampler = chosen_sampler(batch)
     if sampler == "expected":
-        return expected_part(batch)
+        return expected_part(points, batch)
     kernel = kernel_study(batch)
     point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
     tables = np.asarray(_table_batch(point_keys, kernel))[:, 0]
@@ -183,36 +198,57 @@ def _simulate_batch(points: np.ndarray, batch: Study) -> tuple[Any, ...]:
     counts = jax.tree.map(lambda *arrays: np.stack(arrays), *gathered)
     keys = None if batch.security is None else _keys(counts, batch, errors)
     truth = Truth(*(np.stack(arrays) for arrays in zip(*truths, strict=True)))
-    return sampler, jax.tree.map(lambda array: array.sum(axis=1), counts), truth, _source(batch), keys, realizations
+    summed = jax.tree.map(lambda array: array.sum(axis=1), counts)
+    return _part(points, batch, sampler, summed, truth, keys, realizations)
 
 
-def expected_part(batch: Study) -> tuple[Any, ...]:
-    """What `_simulate_batch` gives, for the expectation."""
+def expected_part(points: np.ndarray, batch: Study) -> Part:
+    """Expectation, and its keys, of stacked points."""
     counts = jax.tree.map(lambda array: np.asarray(array)[:, None], _expected_batch(kernel_study(batch)))
     keys = None if batch.security is None else _keys(counts, batch, np.full(counts.pulses.shape, np.nan))
-    return "expected", jax.tree.map(lambda array: array[:, 0], counts), None, _source(batch), keys, 1
+    return _part(points, batch, "expected", jax.tree.map(lambda array: array[:, 0], counts), None, keys, 1)
 
 
-def _source(batch: Study) -> tuple[np.ndarray, np.ndarray]:
-    """Intensities, shape (point, intensity), and pulse rates of stacked points."""
+def _part(
+    points: np.ndarray,
+    batch: Study,
+    sampler: str,
+    counts: Counts,
+    truth: Truth | None,
+    keys: Keys | None,
+    realizations: int,
+) -> Part:
     source = batch.link.source
-    return np.stack(source.intensities, axis=-1), np.asarray(source.pulse_rate_hz)
+    intensities, rate = np.stack(source.intensities, axis=-1), np.asarray(source.pulse_rate_hz)
+    return Part(points, np.full(len(points), sampler), intensities, rate, counts, truth, keys, realizations)
 
 
 def _stop(batch: Study, index: int) -> tuple[int | None, int | None]:
     """Whole pulses, or whole Z detections, at which the block of a point stops."""
     run = batch.run
     if run.block_size_z is not None:
-        return None, max(1, round(float(run.block_size_z[index])))
-    return max(1, round(float(run.fixed_pulses(batch.link.source.pulse_rate_hz)[index]))), None
+        return None, max(1, round(float(np.asarray(run.block_size_z)[index])))
+    pulses = np.asarray(run.fixed_pulses(batch.link.source.pulse_rate_hz))
+    return max(1, round(float(pulses[index]))), None
 
 
 def _refuse_endless(tables: np.ndarray, stops: list[tuple[int | None, int | None]]) -> None:
     for table, (_, block) in zip(tables, stops, strict=True):
         mean = block / gain if block is not None and (gain := table[0, ..., 1:].sum()) > 0 else np.inf
         if block is not None and mean > MAX_PULSES:
-            needs = f"needs {mean:.3g} pulses on average" if np.isfinite(mean) else "waits for Z detections that cannot come"
-            raise ConfigError([Mistake("run.block_size_z", f"a sampled block may need {MAX_PULSES:g} pulses at most, but {block} {needs}")])
+            needs = (
+                f"needs {mean:.3g} pulses on average"
+                if np.isfinite(mean)
+                else "waits for Z detections that cannot come"
+            )
+            raise ConfigError(
+                [
+                    Mistake(
+                        "run.block_size_z",
+                        f"a sampled block may need {MAX_PULSES:g} pulses at most, but {block} {needs}",
+                    )
+                ]
+            )
 
 
 def _standard_error(key: Any, counts: Counts, kernel: Study, index: int, stop: tuple[int | None, int | None]) -> float:
@@ -255,26 +291,31 @@ def _keys(counts: Counts, batch: Study, standard_error: np.ndarray) -> Keys:
     )
 
 
-def assembled(study: Study, parts: list[tuple[Any, ...]], tuned: Mapping[str, np.ndarray] | None = None) -> Result:
-    """Result of all points from its batches, back in row-major order."""
-    order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+def assembled(study: Study, parts: list[Part], tuned: dict[str, np.ndarray] | None = None) -> Result:
+    """Result of all points from its parts, back in row-major order."""
+    order = np.argsort(np.concatenate([part.points for part in parts]), kind="stable")
+    drawn = next((part.truth for part in parts if part.truth is not None), None)
+    if drawn is not None:  # points in expectation beside sampled ones have no truth to show
+        blank = jax.tree.map(lambda array: array[:1] * 0, drawn)
+        parts = [
+            part if part.truth is not None else part._replace(truth=jax.tree.map(_repeater(len(part.points)), blank))
+            for part in parts
+        ]
+    joined = jax.tree.map(
+        lambda *arrays: np.concatenate(arrays)[order], *(part._replace(realizations=()) for part in parts)
+    )
+    return Result(
+        study=study,
+        samplers=joined.samplers,
+        intensities=joined.intensities,
+        pulse_rate_hz=joined.pulse_rate_hz,
+        counts=joined.counts,
+        truth=joined.truth,
+        realizations=max(part.realizations for part in parts),
+        keys=joined.keys,
+        tuned=tuned or {},
+    )
 
-    def joined(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(arrays)[order]
 
-    samplers = joined([np.full(len(part[0]), part[1]) for part in parts])
-    counts = Counts(*(joined([getattr(part[2], f.name) for part in parts]) for f in dataclasses.fields(Counts)))
-    truth = None
-    if any(part[3] is not None for part in parts):
-        shape = next(part[3] for part in parts if part[3] is not None).detections.shape[1:]
-        blank = [np.zeros((len(part[0]), *shape), np.int64) for part in parts]
-        truth = Truth(*(joined([b if part[3] is None else part[3][i] for part, b in zip(parts, blank, strict=True)]) for i in range(2)))
-    keys = None
-    if parts[0][5] is not None:
-        names = list(dict.fromkeys(name for part in parts for name in part[5].terms))
-        missing = {id(part[5]): np.full(len(part[0]), np.nan) for part in parts}
-        terms = {n: joined([part[5].terms.get(n, missing[id(part[5])]) for part in parts]) for n in names}
-        plain = {f.name: joined([getattr(part[5], f.name) for part in parts]) for f in dataclasses.fields(Keys) if f.name != "terms"}
-        keys = Keys(**plain, terms=terms)
-    source = (joined([part[4][i] for part in parts]) for i in range(2))
-    return Result(study, samplers, *source, counts, truth, max(part[6] for part in parts), keys, dict(tuned or {}))
+def _repeater(times: int) -> Any:
+    return lambda array: np.repeat(array, times, axis=0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import record
@@ -40,8 +41,8 @@ class Study:
     protocol: Any
     run: Run
     security: Any = None
-    axes: tuple[Axis, ...] = static(())
-    free: tuple[Free, ...] = static(())
+    axes: tuple[Axis, ...] = static(default=())
+    free: tuple[Free, ...] = static(default=())
 
     def section(self, name: str) -> Any:
         """Record behind a section of the TOML file."""
@@ -135,13 +136,17 @@ class Study:
             base = dataclasses.replace(self.replace(self.settings(int(group[0]))), axes=())
             for start in range(0, len(group), size):
                 chosen = group[start : start + size]
-                stacked = jax.tree.map(lambda leaf, n=len(chosen): np.broadcast_to(leaf, (n, *np.shape(leaf))), base)
+                stacked = _repeated(base, len(chosen))
                 yield chosen, stacked.replace({p: v[grids[axis][chosen]] for p, (axis, v) in numbers.items()})
 
     def _is_number(self, path: str) -> bool:
         section, name, *_ = split_path(path)
-        field = fields_of(type(self.section(str(section))))[str(name)]
+        field = fields_of(self.section(str(section)).__class__)[str(name)]
         return field.base is float
+
+
+def _repeated(study: Study, times: int) -> Study:
+    return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (times, *np.shape(leaf))), study)
 
 
 def _same(path: str, other: str) -> bool:
@@ -199,7 +204,9 @@ def checked(study: Study) -> Study:
     require_x64_for_tracers(study)
     mistakes: list[Mistake] = []
     if type(study.link).__name__ != study.protocol.topology:
-        mistakes.append(Mistake("protocol", f"runs on a {study.protocol.topology}, but the link is a {type(study.link).__name__}"))
+        mistakes.append(
+            Mistake("protocol", f"runs on a {study.protocol.topology}, but the link is a {type(study.link).__name__}")
+        )
     study = jax.tree.map(_plain, study)
     sections = as_sections(study)
     invalid: set[str] = set()
@@ -232,7 +239,7 @@ def is_concrete(tree: Any) -> bool:
 
 def require_x64_for_tracers(*trees: Any) -> None:
     """Refuse tracers while x64 is off: inside a foreign transformation our own x64 scope would not hold."""
-    if not is_concrete(trees) and not jax.config.jax_enable_x64:
+    if not is_concrete(trees) and jnp.result_type(float) != jnp.float64:
         raise PrecisionError("photonmc needs float64: wrap the call in `with jax.enable_x64(True):`")
 
 

@@ -19,7 +19,9 @@ BATCH = 256
 """Points that are optimized together."""
 
 
-def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None) -> Result:
+def optimize(
+    study: Study, free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None
+) -> Result:
     """Tune settings for the most expected secret key per pulse, at each point of a scan.
 
     Args:
@@ -34,7 +36,9 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
         ConfigError: If nothing is marked, or there is no security analysis, or values lie outside of their range.
     """
     if free is not None:
-        study = study.replace({path: (bounds[2] if len(bounds) > 2 else sum(bounds[:2]) / 2) for path, bounds in free.items()})
+        study = study.replace(
+            {path: (bounds[2] if len(bounds) > 2 else sum(bounds[:2]) / 2) for path, bounds in free.items()}
+        )
         study = dataclasses.replace(study, free=tuple(Free(path, *map(float, bounds)) for path, bounds in free.items()))
     found = []
     if not study.free:
@@ -57,7 +61,7 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
             )
             values = [np.asarray(v)[: len(points)] for v in best_settings(padded, study.free, study.security.analysis)]
             settings: dict[str, Any] = {mark.path: v for mark, v in zip(study.free, values, strict=True)}
-            parts.append((points, *expected_part(batch.replace(settings))))
+            parts.append(expected_part(points, batch.replace(settings)))
             tuned.append(values)
             order.append(points)
     place = np.argsort(np.concatenate(order))

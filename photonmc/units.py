@@ -51,7 +51,7 @@ class Range:
         return {**handler(schema), low: self.low, high: self.high} | ({"unit": self.unit} if self.unit else {})
 
 
-def static(default: Any = dataclasses.MISSING) -> Any:
+def static(*, default: Any) -> Any:
     """Field of a record that is part of its type under `jit` (words, switches), not a traced leaf."""
     return dataclasses.field(default=default, metadata={"static": True})
 

@@ -45,7 +45,7 @@ class Fiber(_Constant):
     """Attenuation [dB/km]."""
     excess_loss_db: Annotated[float, Range(0.0, 1000.0, "dB")] = 0.0
     """Loss of splices, connectors and filters on the way [dB]."""
-    kind: Literal["fiber"] = static("fiber")
+    kind: Literal["fiber"] = static(default="fiber")
 
     def total_loss_db(self) -> Float[Array, ""]:
         """Loss of the fiber and of what is spliced into it [dB]."""
@@ -58,7 +58,7 @@ class FixedLoss(_Constant):
 
     loss_db: Annotated[float, Range(0.0, 1000.0, "dB")]
     """Loss from Alice's exit to the receiver's entrance [dB]."""
-    kind: Literal["fixed_loss"] = static("fixed_loss")
+    kind: Literal["fixed_loss"] = static(default="fixed_loss")
 
     def total_loss_db(self) -> Float[Array, ""]:
         """The loss itself [dB]."""

@@ -46,13 +46,13 @@ class ActiveBasis:
     """1/e lifetime of the traps [ns]."""
     timing_jitter_ps: Annotated[float, Range(0.0, 1e12, "ps")] = 0.0
     """Timing jitter [ps], full width at half maximum."""
-    count_model: Literal["exact", "lim2014", "rusca2018"] = static("exact")
+    count_model: Literal["exact", "lim2014", "rusca2018"] = static(default="exact")
     """How counts are expected: exactly, or by the printed formulas of a paper."""
-    dead_time_kind: Literal["nonparalyzable", "paralyzable"] = static("nonparalyzable")
+    dead_time_kind: Literal["nonparalyzable", "paralyzable"] = static(default="nonparalyzable")
     """Whether photons that hit a blind detector leave its dead time alone or restart it."""
-    dead_time_policy: Literal["all_live", "blank_all", "individual"] = static("all_live")
+    dead_time_policy: Literal["all_live", "blank_all", "individual"] = static(default="all_live")
     """Which rounds count when one detector is blind."""
-    kind: Literal["active_basis"] = static("active_basis")
+    kind: Literal["active_basis"] = static(default="active_basis")
 
     def dark_probability(self) -> Float[Array, ""]:
         """Dark count probability per gate and detector."""
@@ -102,9 +102,7 @@ class ActiveBasis:
             axis=-1,
         )
 
-    def detect(
-        self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any
-    ) -> tuple[Any, Any]:
+    def detect(self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any) -> tuple[Any, Any]:
         """Follow each photon: survives or not, right or wrong detector; then the noise of each detector."""
         lanes = photons.shape
         detected = self.detected_fraction(state)

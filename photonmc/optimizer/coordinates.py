@@ -68,7 +68,9 @@ class Coordinates:
         used, _ = self._walk(study, None, starts)
         return jnp.stack(used)
 
-    def _walk(self, study: Study, u: list[Any] | None, starts: dict[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
+    def _walk(
+        self, study: Study, u: list[Any] | None, starts: dict[str, Any] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
         used: list[Any] = []
         placed: dict[str, Any] = {}
 

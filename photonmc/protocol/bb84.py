@@ -35,7 +35,7 @@ class BB84:
     """Probability of the key basis Z; Alice's, and Bob's too unless his is given."""
     basis_probability_z_bob: OpenProbability | None = None
     """Probability with which Bob chooses Z, where it differs."""
-    kind: Literal["bb84"] = static("bb84")
+    kind: Literal["bb84"] = static(default="bb84")
 
     topology: ClassVar[str] = "Link"
 
@@ -70,7 +70,9 @@ class BB84:
     def tally_labels(self, link: Link) -> np.ndarray:
         """Place of each (cell, outcome) in the flattened tally (basis, intensity, result); -1 for unequal bases."""
         intensity, alice, bit, bob = (index[:, None] for index in self._settings(link))
-        result = np.array([[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)])
+        result = np.array(
+            [[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)]
+        )
         label = (alice * len(link.source.intensities) + intensity) * 3 + result[bit[:, 0]]
         return np.where(alice == bob, label, -1)
 
@@ -105,4 +107,3 @@ class BB84:
         result = jnp.where(click_0 | click_1, jnp.where(read == bit, RIGHT, WRONG), NO_CLICK)
         label = (alice * len(link.source.intensities) + intensity) * 3 + result
         return jnp.where(matched, label, -1), jnp.minimum(photons, 3)
-

@@ -57,7 +57,7 @@ def sample_pulses(
     tails = link.source.photon_number_tails()
     stream = fold_name(key, "pulses")
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the same state whatever device plays the pulses
-        (state,) = _unstack(jax.device_get(link.draw(fold_name(key, "channel"), 1)))
+        state = jax.tree.map(lambda block: block[0], jax.device_get(link.draw(fold_name(key, "channel"), 1)))
     shape = (2, len(link.source.intensities), 3, HIDDEN)
     for realization in range(realizations):
         block_key = jax.random.fold_in(stream, realization)
@@ -68,13 +68,14 @@ def sample_pulses(
             if left <= 0 or (block_size_z is not None and missing <= 0):
                 break
             played, counted = _play_chunk(
-                jax.random.fold_in(block_key, chunk), link, protocol, state, tails, left, missing, block_size_z is not None
+                jax.random.fold_in(block_key, chunk),
+                link,
+                protocol,
+                state,
+                tails,
+                left,
+                missing,
+                block_size_z is not None,
             )
             sent, tally, chunk = sent + int(played), tally + np.asarray(counted).reshape(shape), chunk + 1
         yield np.array([sent]), np.swapaxes(tally, -1, -2)[None]
-
-
-def _unstack(states: ChannelState) -> list[ChannelState]:
-    """Records of the single states along the leading axis."""
-    blocks = len(states.transmittance)
-    return [jax.tree.map(lambda leaf: leaf[block], states) for block in range(blocks)]

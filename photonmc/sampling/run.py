@@ -23,11 +23,11 @@ class Run:
     """Duration of the block [s]."""
     block_size_z: Annotated[float, Range(1.0, 1e13, "detections")] | None = None
     """Sifted Z detections at which the block stops."""
-    sampler: Literal["auto", "expected", "counts", "pulses"] = static("auto")
+    sampler: Literal["auto", "expected", "counts", "pulses"] = static(default="auto")
     """Sampler; "auto" takes the cheapest exact one."""
-    realizations: Annotated[int, Range(1, 1_000_000)] = static(1)
+    realizations: Annotated[int, Range(1, 1_000_000)] = static(default=1)
     """Independent draws of the whole block."""
-    seed: Annotated[int, Range(0, 2**63 - 1)] = static(0)
+    seed: Annotated[int, Range(0, 2**63 - 1)] = static(default=0)
     """Seed of all random streams."""
 
     def fixed_pulses(self, pulse_rate_hz: Any) -> Any:

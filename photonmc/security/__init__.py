@@ -4,6 +4,10 @@ from photonmc.security.lim2014 import Lim2014
 from photonmc.security.ma2005 import Ma2005
 from photonmc.security.rusca2018 import Rusca2018
 
-ANALYSES = {"lim2014": Lim2014, "rusca2018": Rusca2018, "ma2005": Ma2005}
+ANALYSES: dict[str, type[Lim2014] | type[Rusca2018] | type[Ma2005]] = {
+    "lim2014": Lim2014,
+    "rusca2018": Rusca2018,
+    "ma2005": Ma2005,
+}
 
 __all__ = ["ANALYSES", "Lim2014", "Ma2005", "Rusca2018"]

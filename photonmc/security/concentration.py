@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     Bounds = tuple[Float[Array, "..."], Float[Array, "..."]]
 
 
-def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:
     """Square root, 0 (with slope 0) where the argument is not positive."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def hoeffding(x: Float[Array, "..."], total: Float[Array, ""], beta: Float[Array, ""]) -> Bounds:
-    """x -+ sqrt(n beta / 2), n the total over all intensities: the same width for each of them.
+def hoeffding(x: Float[Array, ...], total: Float[Array, ""], beta: Float[Array, ""]) -> Bounds:
+    """X -+ sqrt(n beta / 2), n the total over all intensities: the same width for each of them.
 
     References:
         Lim et al., Phys. Rev. A 89, 022307 (2014), Eq. (A1); Hoeffding, J. Am. Stat. Assoc. 58, 13 (1963).
@@ -32,7 +32,7 @@ def hoeffding(x: Float[Array, "..."], total: Float[Array, ""], beta: Float[Array
     return x - width, x + width
 
 
-def chernoff(x: Float[Array, "..."], total: Float[Array, ""], beta: Float[Array, ""]) -> Bounds:
+def chernoff(x: Float[Array, ...], total: Float[Array, ""], beta: Float[Array, ""]) -> Bounds:
     """Closed-form Chernoff bounds x - beta/2 - sqrt(2 beta x + beta^2/4) and x + beta + sqrt(2 beta x + beta^2).
 
     References:
@@ -42,7 +42,7 @@ def chernoff(x: Float[Array, "..."], total: Float[Array, ""], beta: Float[Array,
     return lower, x + beta + safe_sqrt(2.0 * beta * x + beta**2)
 
 
-def kl(x: Float[Array, "..."], total: Float[Array, ""], beta: Float[Array, ""]) -> Bounds:
+def kl(x: Float[Array, ...], total: Float[Array, ""], beta: Float[Array, ""]) -> Bounds:
     """Both roots E of x ln(x/E) - x + E = beta, the tightest bounds of Poissonian type; at x = 0, 0 and beta.
 
     Six Newton steps for E = x exp(t): exp(t) - 1 - t = beta/x, to a relative error of 1e-14 for x from 1e-2 to 1e13.
@@ -54,7 +54,7 @@ def kl(x: Float[Array, "..."], total: Float[Array, ""], beta: Float[Array, ""]) 
     safe_x = jnp.where(seen, x, 1.0)
     d = beta / safe_x
 
-    def root(t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def root(t: Float[Array, ...]) -> Float[Array, ...]:
         for _ in range(6):
             t = t - (jnp.expm1(t) - t - d) / jnp.expm1(t)
         return safe_x * jnp.exp(t)

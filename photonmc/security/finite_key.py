@@ -54,11 +54,11 @@ class FiniteKey:
     """Secrecy parameter per bit of key (kappa); times the real length, at least 1, it gives that of the key."""
     error_correction_efficiency: EFFICIENCY = 1.16
     """Leaked bits over the Shannon limit, f."""
-    concentration: Literal["hoeffding", "chernoff", "kl"] = static("hoeffding")
+    concentration: Literal["hoeffding", "chernoff", "kl"] = static(default="hoeffding")
     """Tail bound of the counts."""
-    phase_error_sampling: Literal["fung", "yin_safe", "serfling"] = static("fung")
+    phase_error_sampling: Literal["fung", "yin_safe", "serfling"] = static(default="fung")
     """Bound from the error rate seen in X to the phase error rate of Z."""
-    clamp: bool = static(False)
+    clamp: bool = static(default=False)
     """Whether each estimate is also kept inside its trivial range."""
 
     parts: ClassVar[float]

@@ -25,7 +25,7 @@ class Lim2014(FiniteKey):
         Lim, Curty, Walenta, Xu, Zbinden, Phys. Rev. A 89, 022307 (2014), arXiv:1311.7129, Eqs. (1)-(5).
     """
 
-    analysis: Literal["lim2014"] = static("lim2014")
+    analysis: Literal["lim2014"] = static(default="lim2014")
 
     parts: ClassVar[float] = 21.0
     intensity_count: ClassVar[int] = 3
@@ -40,9 +40,7 @@ class Lim2014(FiniteKey):
 
         def photons(basis: int) -> tuple[Number, Number]:
             total = counts.detections[basis].sum()
-            lower, upper = (
-                weight * bound for bound in self.bounds(counts.detections[basis], total, eps, fluctuating)
-            )
+            lower, upper = (weight * bound for bound in self.bounds(counts.detections[basis], total, eps, fluctuating))
             s_0 = jnp.clip(tau_0 * (mu2 * lower[2] - mu3 * upper[1]) / (mu2 - mu3), 0.0, total)  # Eq. (2)
             bracket = lower[1] - upper[2] - (mu2**2 - mu3**2) / mu1**2 * (upper[0] - s_0 / tau_0)
             s_1 = tau_1 * mu1 * bracket / ((mu2 - mu3) * (mu1 - mu2 - mu3))  # Eq. (3)

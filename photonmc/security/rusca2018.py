@@ -26,7 +26,7 @@ class Rusca2018(FiniteKey):
         Eqs. (A16)-(A25).
     """
 
-    analysis: Literal["rusca2018"] = static("rusca2018")
+    analysis: Literal["rusca2018"] = static(default="rusca2018")
 
     parts: ClassVar[float] = 19.0
     intensity_count: ClassVar[int] = 2

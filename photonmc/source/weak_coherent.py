@@ -30,7 +30,7 @@ class WeakCoherent:
     """Probability of each intensity; they sum to 1."""
     wavelength_nm: Annotated[float, Range(100.0, 20000.0, "nm")] = 1550.0
     """Vacuum wavelength [nm]; descriptive where no model reads it."""
-    kind: Literal["weak_coherent"] = static("weak_coherent")
+    kind: Literal["weak_coherent"] = static(default="weak_coherent")
 
     def light_patterns(
         self, intensity: Float[Array, " cell"], to_0: Float[Array, " cell"], to_1: Float[Array, " cell"]
@@ -45,9 +45,7 @@ class WeakCoherent:
         lost = 1.0 - to_0 - to_1
         vacuum = jnp.stack([none + 1.0, none, none, none], axis=-1)
         one = jnp.stack([lost, to_0, to_1, none], axis=-1)
-        two = jnp.stack(
-            [lost**2, to_0 * (to_0 + 2.0 * lost), to_1 * (to_1 + 2.0 * lost), 2.0 * to_0 * to_1], axis=-1
-        )
+        two = jnp.stack([lost**2, to_0 * (to_0 + 2.0 * lost), to_1 * (to_1 + 2.0 * lost), 2.0 * to_0 * to_1], axis=-1)
         fires_0, fires_1 = -jnp.expm1(-mu * to_0), -jnp.expm1(-mu * to_1)
         total = jnp.stack(
             [
