@@ -38,8 +38,12 @@ def read_text(path: Path, what: str) -> str:
         ConfigError: If it cannot be read, is too large, or is not UTF-8 text.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ConfigError([Mistake(str(path), f"{what} must be a file, but is not a regular one")])
+        special = path.exists() and not path.is_file()
+    except (OSError, ValueError):
+        special = False  # opening it says why
+    if special:
+        raise ConfigError([Mistake(str(path), f"{what} must be a file, but is a folder or a device")])
+    try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
