@@ -1,0 +1,26 @@
+"""One row a model: the contract battery of `test_contracts.py` runs on each of them."""
+
+from __future__ import annotations
+
+from photonmc import BB84, ActiveBasis, Fiber, FixedLoss, Lim2014, Ma2005, Rusca2018, WeakCoherent
+
+SOURCES = {"weak_coherent": WeakCoherent(1e9, (0.5, 0.1, 0.0), (0.7, 0.2, 0.1))}
+CHANNELS = {
+    "fiber": Fiber(length_km=20.0, attenuation_db_per_km=0.2, excess_loss_db=0.5),
+    "fixed_loss": FixedLoss(loss_db=7.0),
+}
+RECEIVERS = {
+    "active_basis": ActiveBasis(efficiency=0.25, misalignment_error=0.02, dark_count_probability=1e-4),
+    "active_basis, rate and gate": ActiveBasis(
+        efficiency=0.25, misalignment_error=0.02, dark_count_rate_hz=1e5, gate_width_ns=1.0, optics_transmittance=0.8
+    ),
+}
+PROTOCOLS = {"bb84": BB84(0.8), "bb84, Bob differs": BB84(0.8, 0.7)}
+ANALYSES = {
+    "lim2014": Lim2014(epsilon_correctness=1e-15, epsilon_secrecy=1e-9),
+    "lim2014, per bit": Lim2014(
+        epsilon_correctness=1e-15, epsilon_secrecy_per_bit=1e-15, concentration="kl", clamp=True
+    ),
+    "rusca2018": Rusca2018(epsilon_correctness=1e-15, epsilon_secrecy=1e-9),
+    "ma2005": Ma2005(),
+}

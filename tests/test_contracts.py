@@ -1,0 +1,205 @@
+"""Contract battery: every model of `cases.py` goes through the same checks."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import pickle
+import tomllib
+
+import cases
+import jax
+import numpy as np
+import pytest
+from conftest import assert_counts_agree
+
+import photonmc as pm
+from photonmc import config, fields
+from photonmc.runner import _expected_kernel
+from photonmc.study import kernel_study
+
+MODELS = {
+    "source": cases.SOURCES,
+    "channel": cases.CHANNELS,
+    "receiver": cases.RECEIVERS,
+    "protocol": cases.PROTOCOLS,
+    "security": cases.ANALYSES,
+}
+ALL = [(section, name) for section, models in MODELS.items() for name in models]
+
+
+def study_with(section: str = "channel", name: str = "fiber", **run: float) -> pm.Study:
+    chosen = {key: next(iter(models.values())) for key, models in MODELS.items()} | {section: MODELS[section][name]}
+    source = chosen["source"]
+    if name.startswith("rusca"):
+        source = dataclasses.replace(source, intensities=(0.5, 0.1), intensity_probabilities=(0.7, 0.3))
+    link = pm.Link(source, chosen["channel"], chosen["receiver"])
+    return pm.Study(link, chosen["protocol"], pm.Run(**(run or {"pulses": 1e9})), chosen["security"])
+
+
+def test_every_registered_kind_has_a_row():
+    for section, (tag, registry) in fields.TAGGED.items():
+        assert set(registry) == {getattr(model, tag) for model in MODELS[section].values()}
+
+
+@pytest.mark.parametrize(("section", "name"), ALL)
+def test_record(section, name):
+    model = MODELS[section][name]
+    leaves, structure = jax.tree.flatten(model)
+    assert jax.tree.unflatten(structure, leaves) == model
+    assert pickle.loads(pickle.dumps(model)) == model
+    assert all(isinstance(leaf, float) for leaf in leaves)
+    source = ast.parse(inspect.getsource(type(model))).body[0]
+    assert ast.get_docstring(source)
+    tag = fields.TAGGED[section][0]
+    for field_name, field in fields.fields_of(type(model)).items():
+        assert field_name == tag or field.range is not None or field.words is not None, f"{field_name} has no range"
+
+
+@pytest.mark.parametrize(("section", "name"), ALL)
+def test_toml_round_trip_and_unknown_key(section, name):
+    study = study_with(section, name)
+    text = config.resolved_toml(study)
+    assert config.study_from_tree(tomllib.loads(text)) == study
+    tree = tomllib.loads(text)
+    tree[section]["surprise"] = 1.0
+    with pytest.raises(pm.ConfigError, match=rf"{section}\.surprise: unknown key"):
+        config.study_from_tree(tree)
+
+
+@pytest.mark.parametrize(("section", "name"), ALL)
+def test_transformations(section, name):
+    study = study_with(section, name)
+    with jax.enable_x64(True):
+
+        def length(shift, study=study):
+            moved = jax.tree.map(lambda leaf: leaf * (1.0 + shift), study.link.channel)
+            moved = dataclasses.replace(study, link=dataclasses.replace(study.link, channel=moved))
+            return pm.key_length(pm.expected_counts(moved), moved).terms["secret_key_bits_real"]
+
+        plain = length(0.0)
+        assert np.isfinite(plain)
+        np.testing.assert_allclose(jax.jit(length)(0.0), plain, rtol=1e-12)
+        np.testing.assert_allclose(jax.vmap(length)(np.array([0.0, 0.1]))[0], plain, rtol=1e-12)
+        slope = jax.grad(length)(0.0)
+        step = 1e-5
+        np.testing.assert_allclose(slope, (length(step) - length(-step)) / (2 * step), rtol=1e-4)
+        assert slope < 0, "more loss, less key"
+
+
+@pytest.mark.parametrize("name", cases.CHANNELS)
+def test_channel(name):
+    channel = cases.CHANNELS[name]
+    with jax.enable_x64(True):
+        states, weights = channel.nodes()
+        drawn = channel.draw(jax.random.key(1), 5)
+        np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-14)
+        assert drawn.transmittance.shape == (5,)
+        assert np.all((states.transmittance > 0) & (states.transmittance <= 1))
+        # what is drawn has the mean of the nodes; both are exact for a channel that does not fluctuate
+        np.testing.assert_allclose(drawn.transmittance.mean(), (weights * states.transmittance).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("section", "name"), [row for row in ALL if row[0] != "security"])
+def test_table_sums_to_one(section, name):
+    study = study_with(section, name)
+    with jax.enable_x64(True):
+        state = jax.tree.map(lambda leaf: leaf[0], study.link.nodes()[0])
+        outcomes = study.protocol.outcomes(study.link, state)
+        assert outcomes.min() >= 0
+        np.testing.assert_allclose(outcomes.sum(axis=(1, 2)), 1.0, rtol=1e-14)
+        np.testing.assert_allclose(study.protocol.cells(study.link).sum(), 1.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("section", "name"), [row for row in ALL if row[0] != "security"])
+@pytest.mark.parametrize("sampler", ["counts", "pulses"])
+def test_samplers_against_expectation(section, name, sampler):
+    """z-test of every count at 1e-6; with 2e6 pulses a bias of 1 % in a gain of 5 % is found at 3 sigma and more."""
+    study = dataclasses.replace(study_with(section, name, pulses=2e6), security=None)
+    mean = pm.expected_counts(study)
+    result = pm.simulate(study, sampler=sampler, seed=11)
+    for field in ("sent", "detections", "errors"):
+        expected = getattr(mean, field)
+        assert_counts_agree(getattr(result.counts, field)[0], expected, expected * (1 - expected / 2e6))
+
+
+def test_one_compilation_serves_all_numbers():
+    before = _expected_kernel._cache_size()
+    for length in (3.0, 14.0, 159.0):
+        pm.expected_counts(
+            study_with().replace({"channel.length_km": length, "source.intensities[0]": 0.3 + length / 1e3})
+        )
+    assert _expected_kernel._cache_size() <= before + 1
+    assert kernel_study(study_with()) == kernel_study(dataclasses.replace(study_with(), run=pm.Run(pulses=1e9, seed=7)))
+
+
+def test_tracers_need_x64():
+    with pytest.raises(pm.PrecisionError, match="enable_x64"):
+        jax.jit(
+            lambda loss: pm.expected_counts(study_with("channel", "fixed_loss").replace({"channel.loss_db": loss}))
+        )(3.0)
+    with pytest.raises(pm.PrecisionError):
+        jax.grad(
+            lambda n: pm.key_length(
+                pm.Counts(1e9, np.ones((2, 3)), np.ones((2, 3)) * n, np.ones((2, 3))), study_with()
+            ).terms["leak_bits"]
+        )(3.0)
+
+
+PERTURBATIONS = {
+    "source.pulse_rate_hz": 2e9,
+    "source.intensities[1]": 0.12,
+    "channel.length_km": 21.0,
+    "channel.attenuation_db_per_km": 0.21,
+    "channel.excess_loss_db": 0.1,
+    "receiver.efficiency": 0.26,
+    "receiver.misalignment_error": 0.021,
+    "receiver.dark_count_probability": 2e-4,
+    "receiver.optics_transmittance": 0.9,
+    "protocol.basis_probability_z": 0.81,
+    "protocol.basis_probability_z_bob": 0.81,
+    "security.epsilon_secrecy": 2e-9,
+    "security.epsilon_correctness": 2e-15,
+    "security.error_correction_efficiency": 1.2,
+    "security.concentration": "kl",
+    "security.phase_error_sampling": "serfling",
+    "security.clamp": True,
+    "run.pulses": 2e9,
+}
+DESCRIPTIVE = {"source.wavelength_nm", "run.seed", "run.realizations", "run.sampler"}
+REFUSED = {
+    "receiver.dead_time_ns": 10.0,
+    "receiver.afterpulse_probability": 0.1,
+    "receiver.afterpulse_time_ns": 10.0,
+    "receiver.timing_jitter_ps": 10.0,
+    "receiver.dead_time_kind": "paralyzable",
+    "receiver.dead_time_policy": "individual",
+    "receiver.dark_count_rate_hz": 100.0,
+    "receiver.gate_width_ns": 1.0,
+    "run.duration_s": 1.0,
+    "run.block_size_z": 1e6,
+    "security.epsilon_secrecy_per_bit": 1e-15,
+}
+OTHERWISE_COVERED = {"source.intensities", "source.intensity_probabilities", "receiver.count_model"}
+
+
+def test_every_field_matters_or_is_refused():
+    base = study_with().replace({"run.pulses": 1e8, "source.intensity_probabilities": (0.5, 0.3, 0.2)})
+    plain = pm.simulate(base, sampler="expected").to_json()
+    known = {
+        f"{section}.{name}"
+        for section in fields.SECTIONS
+        for name in fields.fields_of(type(base.section(section)))
+        if section not in fields.TAGGED or name != fields.TAGGED[section][0]
+    }
+    assert known == {p for p in PERTURBATIONS if "[" not in p} | DESCRIPTIVE | set(REFUSED) | OTHERWISE_COVERED
+    for path, value in PERTURBATIONS.items():
+        assert pm.simulate(base.replace({path: value}), sampler="expected").to_json() != plain, path
+    for path, value in REFUSED.items():
+        with pytest.raises(pm.ConfigError):
+            pm.simulate(base.replace({path: value}))
+    assert (
+        pm.simulate(base.replace({"run.seed": 1}), sampler="counts").to_json()
+        != pm.simulate(base, sampler="counts").to_json()
+    )
