@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from photonmc.config import read_text
@@ -69,7 +70,8 @@ def read_counts(path: str | Path, study: Study) -> Counts:
     for basis, index in np.argwhere(table[1] < 0) if not found else ():
         found.append(Mistake(name, f"there is no row for basis {BASES[basis]} and intensity {intensities[index]:g}"))
     sent, detections, errors = table
-    match = np.asarray(study.protocol.matching_probabilities(), dtype=np.float64)
+    with jax.enable_x64(True):
+        match = np.asarray(study.protocol.matching_probabilities())
     pulses: Any
     if study.run.block_size_z is None:
         pulses = float(study.run.fixed_pulses(study.link.source.pulse_rate_hz))

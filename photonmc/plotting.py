@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from photonmc.labels import unit_of
@@ -56,9 +57,10 @@ def _label(result: Result, path: str) -> str:
 def _plob(result: Result, indices: np.ndarray) -> np.ndarray:
     """Repeaterless bound of the channel alone at points [bit per pulse]."""
     values = []
-    for index in indices:
-        states, weights = result.study.at(int(index)).link.nodes()
-        values.append(float(np.sum(np.asarray(weights) * np.asarray(plob_bound(states.transmittance)))))
+    with jax.enable_x64(True):
+        for index in indices:
+            states, weights = result.study.at(int(index)).link.nodes()
+            values.append(float((weights * plob_bound(states.transmittance)).sum()))
     return np.array(values)
 
 

@@ -124,7 +124,7 @@ class Result:
         if whole and self.realizations == 1:
             for name in ("secret_key_bits", "secret_key_bits_yin_safe", "pulses", "sifted_z", "sifted_x"):
                 if scalars.get(name) is not None:
-                    scalars[name] = int(scalars[name])
+                    scalars[name] = _whole(scalars[name])
         elif self.realizations == 1 and "secret_key_bits" in scalars:
             scalars["secret_key_bits"] = int(scalars["secret_key_bits"])
         out: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class Result:
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
         """Rows of the counts table of a point: basis, intensity, sent, detections, errors."""
-        convert = float if self.samplers[index] == "expected" else int
+        convert = float if self.samplers[index] == "expected" else _whole
         for basis, intensity in np.ndindex(self.counts.detections.shape[1:]):
             place = (index, basis, intensity)
             yield {
@@ -309,6 +309,11 @@ def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.2g} %" if whole > 0 else "undefined"
+
+
+def _whole(value: float) -> int | float:
+    """Integer where a number is one; a mean number of pulses sent, beside measured counts, need not be."""
+    return int(value) if value == int(value) else float(value)
 
 
 def _json_number(value: Any) -> float | None:

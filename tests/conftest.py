@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 
 from photonmc.cli import _exit_code
 
 ROOT = Path(__file__).parent.parent
+mpmath.mp.dps = 150
 Z_LIMIT = 4.9
 """Two-sided normal quantile of a false-alarm rate of 1e-6."""
 
