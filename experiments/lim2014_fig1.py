@@ -48,12 +48,14 @@ def main() -> None:
     print("\nagainst the paper")
     for block, km, published in DIGITIZED:
         ours = rates[np.argmin(abs(LENGTHS - km)), np.argmin(abs(BLOCKS - block))]
-        print(f"  n_X = {block:.0e}, {km:3.0f} km: {ours:.3e}, digitized {published:.2e}, residual {ours / published - 1:+.1%}")
+        print(
+            f"  n_X = {block:.0e}, {km:3.0f} km: {ours:.3e}, digitized {published:.2e}, residual {ours / published - 1:+.1%}"
+        )
     at_100 = rates[np.argmin(abs(LENGTHS - 100.0))]
     ratio = at_100[-1] / at_100[-3]
     print(f"  R(1e9)/R(1e7) at 100 km: {ratio:.3f}, text about {RATIO_100KM}, residual {ratio / RATIO_100KM - 1:+.1%}")
     reach = LENGTHS[rates[:, 0] > 0].max()
-    print(f"  reach with n_X = 1e4: {reach:.0f} km on this grid, text {REACH_1E4_KM:.0f} km: NOT reproduced by the printed formulas")
+    print(f"  reach with n_X = 1e4: {reach:.0f} km on this grid, text {REACH_1E4_KM:.0f} km: NOT reproduced")
     if len(sys.argv) > 1:
         result.save(sys.argv[1], force=True)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from photonmc.results import Result
     from photonmc.study import Study
 
+MOST_MISTAKES = 100
+"""Mistakes that are printed [count]."""
+
 app = App(
     name="photonmc",
     help="Predict the secret key of a quantum-key-distribution link before anyone builds it.\n\n"
@@ -25,6 +30,7 @@ app = App(
     "Exit code 0: done; 2: bad input, all mistakes on stderr; 1: failure.",
     version=__version__,
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 
 Set = Annotated[
@@ -61,9 +67,9 @@ def run(
     json_: Json = False,
 ) -> None:
     """Sample a link (or take its expectation) and give the key; every scanned point in one call."""
-    overrides = [*set_, *_run_overrides(seed, sampler)]
-    study = _study(config, overrides, out, force)
-    from photonmc.runner import simulate
+    from photonmc.runner import run_refusals, simulate
+
+    study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, run_refusals)
 
     _deliver(simulate(study), out, force, json_)
 
@@ -79,11 +85,31 @@ def key(
     json_: Json = False,
 ) -> None:
     """Key length of counts measured in a laboratory."""
-    study = _study(config, set_, out, force, measured=True)
+    from photonmc.config import read_text
+    from photonmc.errors import ConfigError, Mistake
     from photonmc.laboratory import read_counts
-    from photonmc.runner import analyze
+    from photonmc.runner import analyze, key_refusals
 
-    _deliver(analyze(read_counts(counts, study), study), out, force, json_)
+    measured = []
+
+    def refusals(study: Study) -> Iterator[Mistake]:
+        yield from (found := list(key_refusals(study)))
+        try:
+            if not found:
+                measured.append(read_counts(counts, study))
+        except ConfigError as error:
+            yield from error.mistakes
+
+    def unreadable() -> Iterator[Mistake]:
+        try:
+            read_text(counts, "the counts file")
+        except ConfigError as error:
+            yield from error.mistakes
+        if any(os.path.realpath(path) == os.path.realpath(counts) for path in out):
+            yield Mistake(f"--out {counts}", "is the file of --counts")
+
+    study = _study(config, set_, out, force, refusals, unreadable)
+    _deliver(analyze(measured[0], study), out, force, json_)
 
 
 @app.command
@@ -98,9 +124,10 @@ def optimize(
     json_: Json = False,
 ) -> None:
     """Tune the settings marked { optimize = [low, high] } for the most secret key per pulse."""
-    study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force)
     import photonmc.tuning
 
+    overrides = [*set_, *_run_overrides(seed, sampler)]
+    study = _study(config, overrides, out, force, photonmc.tuning.optimize_refusals)
     _deliver(photonmc.tuning.optimize(study), out, force, json_)
 
 
@@ -109,9 +136,7 @@ def check(
     config: str,
     *,
     set_: Set = [],  # noqa: B006
-    resolved: Annotated[
-        bool, Parameter(help="Print the whole file with every default written out.", negative=())
-    ] = False,
+    resolved: Annotated[bool, Parameter(help="Print the whole file with every default written out.", negative=())] = False,
 ) -> None:
     """Validate a config without running it."""
     study = _study(config, set_, [], False)
@@ -120,7 +145,7 @@ def check(
 
         print(resolved_toml(study), end="")
     else:
-        print(f"{config}: valid, {study.points} point{'s' * (study.points > 1)}, {len(study.free)} optimized settings")
+        print(f"{config}: valid, {_plural(study.points, 'point')}, {_plural(len(study.free), 'optimized setting')}")
 
 
 @app.command
@@ -145,31 +170,52 @@ def _run_overrides(seed: str | None, sampler: str | None) -> list[str]:
     return [f"run.{name}={value}" for name, value in pairs if value is not None]
 
 
-def _study(config: str, overrides: list[str], out: list[Path], force: bool, measured: bool = False) -> Study:
-    """Study of a command, with the mistakes of config and options in one list; outputs are looked at before any work."""
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _nothing(*_: Study) -> Iterable[Mistake]:
+    return ()
+
+
+def _study(
+    config: str,
+    overrides: list[str],
+    out: list[Path],
+    force: bool,
+    refusals: Callable[[Study], Iterable[Mistake]] = _nothing,
+    more: Callable[[], Iterable[Mistake]] = _nothing,
+) -> Study:
+    """Study of a command; mistakes of config, options and command stand in one list, and outputs are tried before any work.
+
+    Args:
+        config: The file, or preset:NAME.
+        overrides: Settings of --set and its kin.
+        out: Files to write.
+        force: Whether existing ones are replaced.
+        refusals: Why the command cannot use a valid study.
+        more: Further mistakes, whether the study is valid or not.
+    """
     from photonmc.config import load_config
     from photonmc.errors import ConfigError, Mistake
     from photonmc.results import unusable_output
 
     mistakes: list[Mistake] = []
-    study = None
+    study, realizations = None, 1
     try:
         study = load_config(config, overrides)
+        scanned = (zip(axis.paths, axis.values, strict=True) for axis in study.axes)
+        counts = [int(values.max()) for axis in scanned for path, values in axis if path == "run.realizations"]
+        realizations = max([study.run.realizations, *counts])
+        mistakes += refusals(study)
     except ConfigError as error:
         mistakes += error.mistakes
-    realizations = 1 if study is None or measured else study.run.realizations
-    names = [str(path.absolute()) for path in out]
+    mistakes += more()
+    names = [os.path.realpath(path) for path in out if "\0" not in str(path)]
     for path in out:
         mistakes += unusable_output(path, force, realizations)
-        if names.count(str(path.absolute())) > 1:
+        if "\0" not in str(path) and names.count(os.path.realpath(path)) > 1:
             mistakes.append(Mistake(f"--out {path}", "is given more than once"))
-    if study is not None and measured:
-        mistakes += (Mistake(axis.name, "is scanned, but measured counts belong to one point") for axis in study.axes)
-        mistakes += (
-            Mistake(mark.path, "is marked for `optimize`; measured counts need a value") for mark in study.free
-        )
-        if study.security is None:
-            mistakes.append(Mistake("security", "is required: it says how counts become a key"))
     if mistakes or study is None:
         raise ConfigError(mistakes)
     return study
@@ -184,7 +230,14 @@ def _deliver(result: Result, out: list[Path], force: bool, as_json: bool) -> Non
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that files half written are removed
     sys.exit(_exit_code(sys.argv[1:] if arguments is None else arguments))
+
+
+def _printable(text: str) -> str:
+    """One line of a message: control characters escaped, and no longer than a screen."""
+    plain = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return plain if len(plain) <= 500 else f"{plain[:497]}..."
 
 
 def _exit_code(arguments: list[str]) -> int:
@@ -199,14 +252,16 @@ def _exit_code(arguments: list[str]) -> int:
     except ConfigError as error:
         count = len(error.mistakes)
         print(f"photonmc: {count} mistake{'s' * (count > 1)} in the input", file=sys.stderr)
-        for mistake in error.mistakes:
-            print(f"  {mistake}", file=sys.stderr)
+        for mistake in error.mistakes[:MOST_MISTAKES]:
+            print(f"  {_printable(str(mistake))}", file=sys.stderr)
+        if count > MOST_MISTAKES:
+            print(f"  ... and {count - MOST_MISTAKES} more", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("photonmc: interrupted, nothing was written", file=sys.stderr)
+        print("photonmc: interrupted", file=sys.stderr)
         return 130
     except (OSError, MemoryError) as error:
         print(f"photonmc: failed: {error or type(error).__name__}", file=sys.stderr)

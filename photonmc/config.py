@@ -24,8 +24,12 @@ from photonmc.study import MAX_POINTS, Axis, Free, Study, as_sections, out_of_ra
 
 MAX_FILE_BYTES = 1 << 20
 """Largest input file that is read [bytes]; a real one has a few thousand."""
+MAX_DEPTH = 20
+"""Deepest nesting of tables and lists that is read; a real file has 4 levels."""
 MARKS = {"scan": {"scan", "scale", "zip"}, "values": {"values", "zip"}, "optimize": {"optimize", "start"}}
 """Keys that may stand together in a mark, by the key that names it."""
+DESCRIPTIVE = ("source.wavelength_nm",)
+"""Numbers that no model reads."""
 OPTIMIZABLE = ("source", "channel", "receiver", "protocol")
 """Sections whose numbers may be optimized."""
 Json = Any
@@ -101,10 +105,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         ConfigError: With all mistakes of file and overrides at once.
     """
     name = str(path)
-    text = (
-        preset_text(name.removeprefix("preset:")) if name.startswith("preset:") else read_text(Path(path), "the config")
-    )
-    tree = parse_toml(text, name)
+    try:
+        ready = name.startswith("preset:")
+        text = preset_text(name.removeprefix("preset:")) if ready else read_text(Path(path), "the config")
+        tree = parse_toml(text, name)
+    except ConfigError as error:  # mistakes in the overrides are said as well
+        raise ConfigError([*error.mistakes, *apply_overrides({}, overrides)]) from None
     mistakes = apply_overrides(tree, overrides)
     return study_from_tree(tree, mistakes)
 
@@ -114,7 +120,7 @@ def parse_toml(text: str, name: str) -> dict[str, Json]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
-        message = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        message = "nested too deeply" if isinstance(error, RecursionError) else str(error).split("; use sys.")[0]
         raise ConfigError([Mistake(name, f"not valid TOML: {message}")]) from None
 
 
@@ -155,23 +161,35 @@ def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = ()) -> 
     Raises:
         ConfigError: With all mistakes at once, those given included.
     """
+    if _depth(tree) > MAX_DEPTH:
+        raise ConfigError([*mistakes, Mistake("", f"tables and lists may be nested {MAX_DEPTH} deep, but here are deeper")])
     found = list(mistakes)
     found += _unusable_values(tree)
-    axes, free = _take_marks(tree, found)
-    parsed = _validate(tree, found)
-    _check_marks(tree, axes, free, found)
-    invalid = {mistake.path for mistake in found}
+    if type(tree.get("schema", 1)) is not int:
+        found.append(Mistake("schema", f"must be 1, but is {_shown(tree['schema'])}"))
+    spoiled: set[str] = set()
+    axes, free = _take_marks(tree, found, spoiled)
+    parsed = _validate(tree, found, spoiled)
+    invalid = {mistake.path for mistake in found} | spoiled
     if math.prod(len(axis) for axis in axes) > MAX_POINTS:
         count = math.prod(len(axis) for axis in axes)
-        found.append(
-            Mistake("", f"a scan may have {MAX_POINTS:.0e} points in all, but the axes multiply to {count:.3g}")
-        )
+        found.append(Mistake("", f"a scan may have {MAX_POINTS:.0e} points in all, but the axes multiply to {count:.3g}"))
     else:
         found += broken_rules(tree, invalid, axes, free)
     if found or parsed is None:
         raise ConfigError(found)
     study = Study(Link(parsed.source, parsed.channel, parsed.receiver), parsed.protocol, parsed.run, parsed.security)
     return dataclasses.replace(study, axes=tuple(axes), free=tuple(free))
+
+
+def _depth(tree: Json) -> int:
+    """Levels of nesting, found without recursion."""
+    depth, level = 0, [tree]
+    while level and depth <= MAX_DEPTH:
+        holders = [value for value in level if isinstance(value, (dict, list))]
+        level = [inner for holder in holders for inner in (holder.values() if isinstance(holder, dict) else holder)]
+        depth += 1
+    return depth
 
 
 def _unusable_values(tree: Json, path: tuple[str | int, ...] = ()) -> Iterator[Mistake]:
@@ -188,22 +206,28 @@ def _unusable_values(tree: Json, path: tuple[str | int, ...] = ()) -> Iterator[M
             tree[key] = None
             yield Mistake(join_path(here), f"must be a finite number, but is {value}")
         elif isinstance(value, int) and abs(value) >= 2**63:
-            tree[key] = None
-            yield Mistake(join_path(here), "must be a 64-bit integer or a float, but has more digits")
+            tree[key] = float(value) if abs(value) < 10**300 else None
+            if tree[key] is None:
+                yield Mistake(join_path(here), f"must be a number below 1e300, but has {len(str(abs(value)))} digits")
 
 
 # Marks: { scan = ... }, { values = ... }, { optimize = ... } -----------------------------------------------------------
 
 
-def _take_marks(tree: dict[str, Json], found: list[Mistake]) -> tuple[list[Axis], list[Free]]:
-    """Replace each mark by its first value and return the axes and the free settings."""
+def _take_marks(tree: dict[str, Json], found: list[Mistake], spoiled: set[str]) -> tuple[list[Axis], list[Free]]:
+    """Replace each mark by its first value and return the axes and the free settings.
+
+    A mark that cannot be used leaves None at its place, and its path in `spoiled`, so that nothing else is said of it.
+    """
     scans: list[tuple[str, str | None, np.ndarray]] = []
     free: list[Free] = []
 
     def visit(holder: Any, key: Any, path: tuple[str | int, ...]) -> None:
         value = holder[key]
         if isinstance(value, dict) and len(path) > 1 and any(name in value for name in MARKS):
-            holder[key] = _one_mark(value, join_path(path), scans, free, found)
+            holder[key] = _one_mark(value, join_path(path), tree, scans, free, found)
+            if holder[key] is None:
+                spoiled.add(join_path(path))
         elif isinstance(value, (dict, list)):
             for inner in list(value if isinstance(value, dict) else range(len(value))):
                 visit(value, inner, (*path, inner))
@@ -213,42 +237,106 @@ def _take_marks(tree: dict[str, Json], found: list[Mistake]) -> tuple[list[Axis]
     return _join_zipped(scans, found), free
 
 
-def _one_mark(mark: dict[str, Json], path: str, scans: list[Any], free: list[Free], found: list[Mistake]) -> Json:
+def _one_mark(
+    mark: dict[str, Json], path: str, tree: dict[str, Json], scans: list[Any], free: list[Free], found: list[Mistake]
+) -> Json:
+    """First value of a mark, which is entered among the scans or the free settings; None where it cannot be used."""
     kind = next(name for name in MARKS if name in mark)
     before = len(found)
+    if any(mistake.path.startswith(f"{path}.") for mistake in found):
+        return None  # a date or NaN in it has been reported
+    field, why_not = _field_of_mark(tree, path)
+    if why_not:
+        found.append(Mistake(path, why_not))
+        return None
     unknown = [name for name in mark if name not in MARKS[kind]]
-    found += (
-        Mistake(f"{path}.{name}", f"unknown key beside {kind}{suggestion(name, MARKS[kind])}") for name in unknown
-    )
+    found += (Mistake(f"{path}.{name}", f"unknown key beside {kind}{suggestion(name, MARKS[kind])}") for name in unknown)
     if kind == "optimize":
-        bounds, start = mark["optimize"], mark.get("start")
-        if not (
-            isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds)) and bounds[0] < bounds[1]
-        ):
-            found.append(Mistake(path, f"optimize must be [low, high] with low < high, but is {_shown(bounds)}"))
-        elif start is not None and not (_is_number(start) and bounds[0] <= start <= bounds[1]):
-            found.append(Mistake(f"{path}.start", f"must lie in {_shown(bounds)}, but is {_shown(start)}"))
-        if len(found) > before:
-            return None
-        free.append(Free(path, float(bounds[0]), float(bounds[1]), None if start is None else float(start)))
-        return free[-1].first()
+        return _one_free(mark, path, field, free, found) if len(found) == before else None
     together = mark.get("zip")
     if together is not None and not isinstance(together, str):
         found.append(Mistake(f"{path}.zip", f"must be a name, but is {_shown(together)}"))
+    if field is not None and field.words is not None and kind == "scan":
+        found.append(Mistake(path, "takes words, which are listed by { values = [...] } instead of scan"))
+        return None
     values = _listed_values(mark["values"], path, found) if kind == "values" else _spaced_values(mark, path, found)
+    if len(found) > before or values is None:
+        return None
+    if field is not None:
+        values = _fitting(values, field, path, found)
     if len(found) > before or values is None:
         return None
     scans.append((path, together, values))
     return values[0].item()
 
 
+def _field_of_mark(tree: dict[str, Json], path: str) -> tuple[Any, str | None]:
+    """Field that a mark stands for, None where its kind is not known; and why no mark may stand there."""
+    parts = split_path_or_none(path)
+    section, name, *index = parts or ("", "")
+    values = tree.get(str(section))
+    if section not in SECTIONS or not isinstance(values, dict):
+        return None, None  # the section itself is reported
+    if section in TAGGED and name == TAGGED[str(section)][0]:
+        return None, "cannot be scanned or optimized: another kind has other fields"
+    cls = record_class(str(section), values)
+    if cls is None:
+        return None, None
+    field = fields_of(cls).get(str(name))
+    if field is None:
+        return None, f"unknown key{suggestion(str(name), fields_of(cls))}"
+    if field.is_list and not index:
+        return None, f"is a list: mark its entries, such as {path}[0]"
+    return field._replace(is_list=False), None
+
+
+def _one_free(mark: dict[str, Json], path: str, field: Any, free: list[Free], found: list[Mistake]) -> float | None:
+    bounds, start = mark["optimize"], mark.get("start")
+    before = len(found)
+    if path.split(".")[0] not in OPTIMIZABLE or path in DESCRIPTIVE or (field is not None and field.base is not float):
+        found.append(Mistake(path, f"cannot be optimized; numbers of {', '.join(OPTIMIZABLE)} that change the key can"))
+    elif not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds)) and bounds[0] < bounds[1]):
+        found.append(Mistake(path, f"optimize must be [low, high] with low < high, but is {_shown(bounds)}"))
+    else:
+        if start is not None and not (_is_number(start) and bounds[0] <= start <= bounds[1]):
+            found.append(Mistake(f"{path}.start", f"must lie in {_shown(bounds)}, but is {_shown(start)}"))
+        for bound in bounds if field is not None else ():
+            # a bound may stand where the range is open: the search stays inside
+            closed = dataclasses.replace(field.range, open_low=False, open_high=False)
+            found += (Mistake(path, f"bounds {m.message}") for m in out_of_range(path, bound, field._replace(range=closed)))
+    if len(found) > before:
+        return None
+    free.append(Free(path, float(bounds[0]), float(bounds[1]), None if start is None else float(start)))
+    return free[-1].first()
+
+
+def _fitting(values: np.ndarray, field: Any, path: str, found: list[Mistake]) -> np.ndarray | None:
+    """Scanned values as the field takes them, all in its range."""
+    numeric = values.dtype.kind in "iuf"
+    if field.range is None or not numeric:
+        # words, or what is none: each kind of value once
+        for value in list(dict.fromkeys(values.tolist()))[:10]:
+            found += out_of_range(path, value, field)
+        return values
+    # ranges are intervals: the smallest and the largest value speak for all of them
+    ends = [value.item() for value in dict.fromkeys([values.min(), values.max()])]
+    if field.base is int:
+        if np.any(values != np.floor(values)):
+            found.append(Mistake(path, "must be scanned in whole numbers, but some values are not whole"))
+            return None
+        ends = [int(value) for value in ends]
+    for value in ends:
+        found += out_of_range(path, value, field)
+    if any(not field.range.contains(value) for value in ends):
+        return None
+    return values.astype(np.int64 if field.base is int else np.float64)
+
+
 def _listed_values(values: Json, path: str, found: list[Mistake]) -> np.ndarray | None:
     if not isinstance(values, list) or not 2 <= len(values) <= MAX_POINTS:
         found.append(Mistake(path, f"values must be a list of 2 to {MAX_POINTS:.0e} entries, but is {_shown(values)}"))
     elif not (
-        all(map(_is_number, values))
-        or all(isinstance(v, str) for v in values)
-        or all(isinstance(v, bool) for v in values)
+        all(map(_is_number, values)) or all(isinstance(v, str) for v in values) or all(isinstance(v, bool) for v in values)
     ):
         found.append(Mistake(path, f"values must be all numbers, all words or all booleans, but are {_shown(values)}"))
     else:
@@ -258,9 +346,7 @@ def _listed_values(values: Json, path: str, found: list[Mistake]) -> np.ndarray 
 
 def _spaced_values(mark: dict[str, Json], path: str, found: list[Mistake]) -> np.ndarray | None:
     limits, scale = mark["scan"], mark.get("scale", "linear")
-    if not (
-        isinstance(limits, list) and len(limits) == 3 and all(map(_is_number, limits)) and isinstance(limits[2], int)
-    ):
+    if not (isinstance(limits, list) and len(limits) == 3 and all(map(_is_number, limits)) and isinstance(limits[2], int)):
         found.append(Mistake(path, f"scan must be [first, last, points], but is {_shown(limits)}"))
     elif not 2 <= limits[2] <= MAX_POINTS:
         found.append(Mistake(path, f"a scan must have 2 to {MAX_POINTS:.0e} points, but has {limits[2]:g}"))
@@ -270,7 +356,11 @@ def _spaced_values(mark: dict[str, Json], path: str, found: list[Mistake]) -> np
         found.append(Mistake(path, f"a scan on a log scale must run between values above 0, but is {_shown(limits)}"))
     else:
         first, last, count = limits
-        return np.linspace(first, last, count) if scale == "linear" else np.geomspace(float(first), float(last), count)
+        with np.errstate(all="ignore"):
+            spaced = np.linspace(first, last, count) if scale == "linear" else np.geomspace(float(first), float(last), count)
+        if np.isfinite(spaced).all():
+            return spaced
+        found.append(Mistake(path, f"a scan must run between finite numbers, but {_shown(limits)} overflows"))
     return None
 
 
@@ -290,64 +380,12 @@ def _join_zipped(scans: list[tuple[str, str | None, np.ndarray]], found: list[Mi
     return axes
 
 
-def _check_marks(tree: dict[str, Json], axes: list[Axis], free: list[Free], found: list[Mistake]) -> None:
-    """Every scanned value and every bound in the range of its field; whole numbers where the field takes those."""
-    for position, axis in enumerate(axes):
-        new = []
-        for path, values in zip(axis.paths, axis.values, strict=True):
-            field = _field_at(tree, path)
-            if field is None:
-                new.append(values)  # an unknown key, which has been reported
-                continue
-            if field.base is int and values.dtype.kind in "iuf":
-                if np.any(values != np.floor(values)):
-                    found.append(Mistake(path, "must be scanned in whole numbers, but some values are not whole"))
-                values = values.astype(np.int64)
-                tree_value = values[0].item()
-                _put(tree, path, tree_value)
-            if field.base is float and values.dtype.kind in "iu":
-                values = values.astype(np.float64)
-            numeric = field.range is not None and values.dtype.kind in "iuf"
-            # ranges are intervals: the smallest and the largest value speak for all of them
-            for value in dict.fromkeys([values.min(), values.max()] if numeric else values.tolist()):
-                plain = value.item() if isinstance(value, np.generic) else value
-                found += (m for m in out_of_range(path, plain, field._replace(is_list=False)) if m not in found)
-            new.append(values)
-        axes[position] = dataclasses.replace(axis, values=tuple(new))
-    for mark in free:
-        section = mark.path.split(".")[0]
-        field = _field_at(tree, mark.path)
-        if section not in OPTIMIZABLE or (field is not None and field.base is not float):
-            found.append(Mistake(mark.path, f"cannot be optimized; numbers of {', '.join(OPTIMIZABLE)} can"))
-        elif field is not None:
-            for bound in (mark.low, mark.high):
-                found += (m for m in out_of_range(mark.path, bound, field._replace(is_list=False)) if m not in found)
-
-
-def _field_at(tree: dict[str, Json], path: str) -> Any:
-    section, name, *index = split_path_or_none(path) or (None, None)
-    values = tree.get(section) if isinstance(section, str) else None
-    if section not in SECTIONS or not isinstance(values, dict):
-        return None
-    cls = record_class(str(section), values)
-    field = fields_of(cls).get(str(name)) if cls else None
-    return None if field is None or field.is_list != bool(index) else field
-
-
 def split_path_or_none(path: str) -> tuple[str | int, ...] | None:
     """Parts of a path, None where a key of the file is no plain name."""
     try:
         return split_path(path)
     except ValueError:
         return None
-
-
-def _put(tree: dict[str, Json], path: str, value: Any) -> None:
-    parts = split_path(path)
-    holder: Any = tree
-    for part in parts[:-1]:
-        holder = holder[part]
-    holder[parts[-1]] = value
 
 
 def _is_number(value: Json) -> bool:
@@ -394,11 +432,11 @@ def _adapter() -> Any:
     return TypeAdapter(_file_record())
 
 
-def _validate(tree: dict[str, Json], found: list[Mistake]) -> Any:
+def _validate(tree: dict[str, Json], found: list[Mistake], spoiled: set[str]) -> Any:
     """Records of a file, or None with all mistakes of types, keys and ranges added."""
     from pydantic import ValidationError
 
-    known_bad = {mistake.path for mistake in found}
+    known_bad = {mistake.path for mistake in found} | spoiled
     for section, (tag, registry) in TAGGED.items():
         values = tree.get(section)
         if isinstance(values, dict) and tag not in values and section != "receiver":
@@ -410,10 +448,7 @@ def _validate(tree: dict[str, Json], found: list[Mistake]) -> Any:
     except ValidationError as error:
         for item in error.errors(include_url=False):
             mistake = _translated(item, tree)
-            if (
-                mistake.path not in known_bad
-                and mistake.path.split(".")[0] + "." + _tag_of(mistake.path) not in known_bad
-            ):
+            if mistake.path not in known_bad and mistake.path.split(".")[0] + "." + _tag_of(mistake.path) not in known_bad:
                 found.append(mistake)
     except (ValueError, RecursionError):
         found.append(Mistake("", "the file is nested too deeply"))
@@ -438,11 +473,15 @@ def _translated(item: Mapping[str, Any], tree: dict[str, Json]) -> Mistake:
         return Mistake(path, "is required")
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         siblings = _siblings(location, tree)
+        if len(location) == 2 and (other := _kinds_that_take(*location)):
+            tag = TAGGED[location[0]][0]
+            return Mistake(path, f'is not taken by {tag} = "{tree[location[0]].get(tag)}", but by {other}')
         return Mistake(path, f"unknown key{suggestion(str(location[-1]), siblings)}, with the value {_shown(value)}")
     if kind == "union_tag_invalid":
         tag, registry = TAGGED[location[0]]
         words = ", ".join(f'"{word}"' for word in registry)
-        word = str(tree[location[0]].get(tag))
+        word = tree[location[0]].get(tag)
+        word = word if isinstance(word, str) else ""
         return Mistake(
             f"{path}.{tag}",
             f"must be one of {words}{suggestion(word, registry)}, but is {_shown(tree[location[0]].get(tag))}",
@@ -450,7 +489,9 @@ def _translated(item: Mapping[str, Any], tree: dict[str, Json]) -> Mistake:
     if kind == "union_tag_not_found":
         return Mistake(f"{path}.{TAGGED[location[0]][0]}", "is required")
     if kind == "literal_error":
-        return Mistake(path, f"must be one of {context['expected']}, but is {_shown(value)}".replace("'", '"'))
+        return Mistake(path, f"must be {_one_of(context['expected'])}, but is {_shown(value)}".replace("'", '"'))
+    if "object" in item["msg"] or kind == "dataclass_type":
+        return Mistake(path, f"must be a table, but is {_shown(value)}")
     rule = {
         "range": f"must be in {context.get('range')}",
         "float_type": "must be a number",
@@ -459,9 +500,18 @@ def _translated(item: Mapping[str, Any], tree: dict[str, Json]) -> Mistake:
         "bool_type": "must be true or false",
         "tuple_type": "must be a list",
         "finite_number": "must be a finite number",
-        "dataclass_type": "must be a table",
     }.get(kind, item["msg"])
     return Mistake(path, f"{rule}, but is {_shown(value)}")
+
+
+def _kinds_that_take(section: str, name: str) -> str:
+    """Other kinds of a section that have a field."""
+    registry = TAGGED[section][1] if section in TAGGED else {}
+    return ", ".join(f'"{word}"' for word, cls in registry.items() if name in fields_of(cls))
+
+
+def _one_of(expected: str) -> str:
+    return f"one of {expected}" if " or " in expected or "," in expected else expected
 
 
 def _siblings(location: list[Any], tree: dict[str, Json]) -> list[str]:
@@ -507,13 +557,9 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     number, word = {"type": "number"}, {"type": ["number", "string", "boolean"]}
     zip_name = {"zip": {"type": "string"}}
-    scan = {
-        "scan": {"type": "array", "prefixItems": [number, number, {"type": "integer"}], "minItems": 3, "maxItems": 3}
-    }
+    scan = {"scan": {"type": "array", "prefixItems": [number, number, {"type": "integer"}], "minItems": 3, "maxItems": 3}}
     schema["$defs"]["Scan"] = _closed({**scan, "scale": {"enum": ["linear", "log"]}, **zip_name}, "scan")
-    schema["$defs"]["Values"] = _closed(
-        {"values": {"type": "array", "items": word, "minItems": 2}, **zip_name}, "values"
-    )
+    schema["$defs"]["Values"] = _closed({"values": {"type": "array", "items": word, "minItems": 2}, **zip_name}, "values")
     bounds = {"optimize": {"type": "array", "items": number, "minItems": 2, "maxItems": 2}, "start": number}
     schema["$defs"]["Optimize"] = _closed(bounds, "optimize")
     for section, (tag, registry) in {**TAGGED, "run": ("", {"run": _run_record()})}.items():

@@ -141,9 +141,7 @@ class Receiver(Protocol):
         """Probabilities that a photon emitted by Alice fires detector 0, and that it fires detector 1."""
         ...
 
-    def clicks(
-        self, light: Float[Array, "cell hidden pattern"], state: ChannelState
-    ) -> Float[Array, "cell hidden outcome"]:
+    def clicks(self, light: Float[Array, "cell hidden pattern"], state: ChannelState) -> Float[Array, "cell hidden outcome"]:
         """Add noise to the light patterns: outcomes none, only 0, only 1, both read as 0, both read as 1."""
         ...
 

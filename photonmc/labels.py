@@ -120,7 +120,7 @@ def dataset(result: Result) -> xarray.Dataset:
         data["status"][2].update(
             flag_masks=np.array([1 << i for i in range(len(WORDS))], np.uint16), flag_meanings=" ".join(WORDS)
         )
-        if result.realizations > 1:
+        if result.realizations.max() > 1:
             for name, values, unit in (
                 ("secret_key_bits_quantiles", keys.bits_quantiles, "bit"),
                 ("sifted_z_quantiles", keys.sifted_z_quantiles, "count"),
@@ -135,14 +135,14 @@ def dataset(result: Result) -> xarray.Dataset:
             [0, 1, 2, 3],
             {"long_name": "Photons at Alice's exit, 3 = 3 and more", "units": "1"},
         )
-    if keys is not None and result.realizations > 1:
+    if keys is not None and result.realizations.max() > 1:
         coordinates["quantile"] = list(QUANTILES)
     for axis in study.axes:
         for path, values in zip(axis.paths, axis.values, strict=True):
             label = path if path != axis.name or len(axis.paths) == 1 else f"{path} "
             plain = values.astype(object) if values.dtype.kind == "U" else values
             coordinates[label] = (axis.name, plain, {"long_name": path, "units": unit_of(result, path)})
-    attributes = provenance(study) | {"realizations": result.realizations, "acceptance": "observed"}
+    attributes = provenance(study) | {"realizations": int(result.realizations.max()), "acceptance": "observed"}
     if study.security is not None:
         attributes |= {"analysis": study.security.analysis, **epsilon_split(study)}
     else:
@@ -198,7 +198,7 @@ def _point_table(result: Result) -> str:
         unit = "" if unit in ("1", "count") else unit
         error = f" ± {errors[name]:.2g}" if name in errors else ""
         lines.append(f"  {label:<38} {_number(scalars[name][0]) + error:>24} {unit}".rstrip())
-    if result.keys is not None and result.realizations > 1:
+    if result.keys is not None and result.realizations[0] > 1:
         for (low, middle, high), label in (
             (result.keys.bits_quantiles[0], "Secret key, 5 / 50 / 95 %"),
             (result.keys.sifted_z_quantiles[0], "Sifted Z detections, 5 / 50 / 95 %"),

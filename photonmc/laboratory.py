@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -36,65 +35,75 @@ def read_counts(path: str | Path, study: Study) -> Counts:
         Counts of shape (basis, intensity), int64 but for a mean `sent`.
 
     Raises:
-        ConfigError: With all mistakes of the file at once, each with its line.
+        ConfigError: With all mistakes of the file at once, each with its line. With `run.block_size_z`, the size itself is
+            not compared: the block is as large as the file says.
     """
     study = checked(study)
     name = str(path)
     found: list[Mistake] = []
-    rows = list(csv.reader(read_text(Path(path), "the counts file").splitlines()))
-    header = [cell.strip() for cell in rows[0]]
+    text = read_text(Path(path), "the counts file")
+    try:
+        numbered = enumerate(csv.reader(text.split("\n")), start=1)
+        rows = [(line, [cell.strip() for cell in cells]) for line, cells in numbered if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise ConfigError([Mistake(name, f"the counts file is no CSV: {error}")]) from None
+    header = rows[0][1] if rows else []
     for column in COLUMNS:
         if header.count(column) > 1:
             found.append(Mistake(name, f"column `{column}` stands more than once"))
         elif column not in header and (column != "sent" or study.run.block_size_z is not None):
             why = " with run.block_size_z" if column == "sent" else ""
-            found.append(
-                Mistake(name, f"column `{column}` is required{why}, but the header is {','.join(header)[:80]}")
-            )
-    found += (Mistake(name, f"unknown column `{c[:40]}`{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS)
+            said = ",".join(header)[:80]
+            found.append(Mistake(name, f"column `{column}` is required{why}, but the header is {said!r}"))
+    found += (Mistake(name, f"unknown column {c[:40]!r}{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS)
     if found:
         raise ConfigError(found)
     has_sent = "sent" in header
     intensities = [float(value) for value in study.link.source.intensities]
-    table = np.full((3, len(BASES), len(intensities)), -1, dtype=np.int64)
-    for line, cells in enumerate(rows[1:], start=2):
-        if any(cell.strip() for cell in cells):
-            _read_row(
-                f"{name}:{line}",
-                dict(zip(header, (c.strip() for c in cells), strict=False)),
-                len(cells) == len(header),
-                intensities,
-                table,
-                found,
-            )
-    for basis, index in np.argwhere(table[1] < 0) if not found else ():
-        found.append(Mistake(name, f"there is no row for basis {BASES[basis]} and intensity {intensities[index]:g}"))
+    table = np.zeros((3, len(BASES), len(intensities)), dtype=np.int64)
+    seen: set[tuple[int, int]] = set()
+    for line, cells in rows[1:]:
+        if len(cells) == len(header):
+            _read_row(f"{name}:{line}", dict(zip(header, cells, strict=True)), intensities, table, seen, found)
+        else:
+            found.append(Mistake(f"{name}:{line}", f"must have {len(header)} cells as the header has, but has {len(cells)}"))
+    for basis, index in np.ndindex(table.shape[1:]):
+        if (basis, index) not in seen:
+            found.append(Mistake(name, f"there is no row for basis {BASES[basis]} and intensity {intensities[index]:g}"))
+    if found:
+        raise ConfigError(found)
     sent, detections, errors = table
     with jax.enable_x64(True):
         match = np.asarray(study.protocol.matching_probabilities())
-    pulses: Any
+    pulses = sent.sum() / match.sum()
     if study.run.block_size_z is None:
         pulses = float(study.run.fixed_pulses(study.link.source.pulse_rate_hz))
-    else:
-        pulses = float(sent.sum() / match.sum())
-    if not found and detections.sum() > pulses * (1 + 1e-9):
-        found.append(Mistake(name, f"there are {detections.sum()} detections, but only {pulses:.15g} pulses"))
-    if not found and has_sent and sent.sum() > pulses * (1 + 1e-9):
+    mean = pulses * match[:, None] * np.asarray(study.link.source.intensity_probabilities)
+    if has_sent and sent.sum() > pulses * (1 + 1e-9):
         found.append(Mistake(name, f"column `sent` sums to {sent.sum()}, but there are only {pulses:.15g} pulses"))
+    for basis, index in np.argwhere(detections > mean + 7.0 * np.sqrt(mean) + 30.0) if not has_sent else ():
+        found.append(
+            Mistake(
+                name,
+                f"basis {BASES[basis]} and intensity {intensities[index]:g} have {detections[basis, index]} detections, "
+                f"but only about {mean[basis, index]:.4g} of the pulses are sent there",
+            )
+        )
     if found:
         raise ConfigError(found)
-    mean = pulses * match[:, None] * np.asarray(study.link.source.intensity_probabilities)
     return Counts(pulses, sent if has_sent else mean, detections, errors)
 
 
 def _read_row(
-    place: str, row: dict[str, str], complete: bool, intensities: list[float], table: np.ndarray, found: list[Mistake]
+    place: str,
+    row: dict[str, str],
+    intensities: list[float],
+    table: np.ndarray,
+    seen: set[tuple[int, int]],
+    found: list[Mistake],
 ) -> None:
     """Enter one row into the table, or report all that is wrong with it."""
     before = len(found)
-    if not complete:
-        found.append(Mistake(place, "must have as many cells as the header"))
-        return
     if row["basis"] not in BASES:
         found.append(Mistake(place, f"basis must be Z or X, but is {row['basis'][:40]!r}"))
     index = _nearest(row["intensity"], intensities)
@@ -114,14 +123,14 @@ def _read_row(
     for small, large in (("errors", "detections"), ("detections", "sent")):
         if small in numbers and large in numbers and numbers[small] > numbers[large]:
             found.append(Mistake(place, f"{small} must not exceed {large}, but {numbers[small]} > {numbers[large]}"))
-    if len(found) > before:
+    if row["basis"] not in BASES or index is None:
         return
-    cell = (slice(None), BASES.index(row["basis"]), index)
-    if table[cell][1] >= 0:
-        found.append(
-            Mistake(place, f"basis {row['basis']} and intensity {row['intensity']} stand in a row above already")
-        )
-    table[cell] = numbers.get("sent", 0), numbers["detections"], numbers["errors"]
+    cell = BASES.index(row["basis"]), index
+    if cell in seen:
+        found.append(Mistake(place, f"basis {row['basis']} and intensity {row['intensity']} stand in a row above already"))
+    seen.add(cell)
+    if len(found) == before:
+        table[:, *cell] = numbers.get("sent", 0), numbers["detections"], numbers["errors"]
 
 
 def _nearest(text: str, intensities: list[float]) -> int | None:

@@ -77,9 +77,7 @@ def _draw_scan(axes: Axes, result: Result) -> None:
     keyed = result.keys is not None
     values = result.scalars["secret_key_bits_per_pulse" if keyed else "sifted_z"]
     columns = range(grid.shape[1])
-    shown = (
-        list(columns) if len(columns) <= MAX_LINES else [round(c) for c in np.linspace(0, len(columns) - 1, MAX_LINES)]
-    )
+    shown = list(columns) if len(columns) <= MAX_LINES else [round(c) for c in np.linspace(0, len(columns) - 1, MAX_LINES)]
     for color, column in zip(COLORS, shown, strict=False):
         y = values[grid[:, column]]
         label = ", ".join(
@@ -169,9 +167,7 @@ def _draw_breakdown(axes: Axes, result: Result) -> None:
         axes.text(max(level, level - change), place, f" {change:,.4g}", va="center", fontsize=9)
     bits = float(result.scalars["secret_key_bits"][0])
     axes.barh(len(steps), bits, color=COLORS[2], height=0.62)
-    axes.text(
-        max(bits, 0), len(steps), f" {bits:,.4g} bit" if bits else " no key", va="center", fontsize=9, weight="bold"
-    )
+    axes.text(max(bits, 0), len(steps), f" {bits:,.4g} bit" if bits else " no key", va="center", fontsize=9, weight="bold")
     axes.set_yticks(range(len(steps) + 1), [name for name, _ in steps] + ["Secret key"])
     axes.axvline(0, color="0.3", linewidth=0.8)
     axes.invert_yaxis()

@@ -118,9 +118,7 @@ def trials_until(rng: np.random.Generator, successes: int, probability: float, d
         left = missing[long].astype(np.float64)
         block = np.floor((left - 40.0 * np.sqrt(left) - 800.0) / probability).astype(np.int64)
         # with p > 1/2 count the failures instead, which are the rarer ones
-        hits = (
-            binomial(rng, block, probability) if probability <= 0.5 else block - binomial(rng, block, 1.0 - probability)
-        )
+        hits = binomial(rng, block, probability) if probability <= 0.5 else block - binomial(rng, block, 1.0 - probability)
         missing[long] -= hits
         trials[long] += block
     for index in range(draws):

@@ -64,7 +64,7 @@ class Result:
         pulse_rate_hz: Pulse rate of each point [Hz], shape (point,).
         counts: Sums over the realizations, shape (point, basis, intensity); whole numbers where they were drawn.
         truth: Photon numbers behind the sifted events, or None where nothing was drawn.
-        realizations: Independent blocks at each point.
+        realizations: Independent blocks at each point, shape (point,).
         keys: Keys, or None for a study without a security analysis.
         tuned: Values found by `optimize`, by path, shape (point,).
     """
@@ -75,7 +75,7 @@ class Result:
     pulse_rate_hz: np.ndarray
     counts: Counts
     truth: Truth | None
-    realizations: int
+    realizations: np.ndarray
     keys: Keys | None
     tuned: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class Result:
             values["secret_key_rate_bps"] = keys.bits_per_pulse * self.pulse_rate_hz
             if self._redrawn():
                 values["secret_key_bits_standard_error"] = keys.standard_error
-            if self.realizations > 1:
+            if self.realizations.max() > 1:
                 values["probability_no_key"] = keys.probability_no_key
             if np.any(keys.status & BIT["sampling_bound_unsafe"]):
                 values["secret_key_bits_yin_safe"] = keys.yin_safe
@@ -113,31 +113,34 @@ class Result:
         return values
 
     def _redrawn(self) -> bool:
-        return self.realizations == 1 and bool(np.any(np.isin(self.samplers, ("counts", "pulses"))))
+        return bool(np.any((self.realizations == 1) & np.isin(self.samplers, ("counts", "pulses"))))
 
     # JSON --------------------------------------------------------------------------------------------------------------
 
     def point(self, index: int = 0) -> dict[str, Any]:
         """One point as plain Python data, as in the JSON."""
         whole = self.samplers[index] in ("counts", "pulses", "measured")
+        several = self.realizations[index] > 1
         scalars: dict[str, Any] = {name: _json_number(array[index]) for name, array in self.scalars.items()}
-        if whole and self.realizations == 1:
+        if whole and not several:
             for name in ("secret_key_bits", "secret_key_bits_yin_safe", "pulses", "sifted_z", "sifted_x"):
                 if scalars.get(name) is not None:
                     scalars[name] = _whole(scalars[name])
-        elif self.realizations == 1 and "secret_key_bits" in scalars:
+        elif not several and "secret_key_bits" in scalars:
             scalars["secret_key_bits"] = int(scalars["secret_key_bits"])
+        if not several:
+            scalars.pop("probability_no_key", None)
         out: dict[str, Any] = {}
         if self.study.axes or self.tuned:
             tuned = {path: float(values[index]) for path, values in self.tuned.items()}
             out["settings"] = {**self.study.settings(index), **tuned}
         out.update(scalars)
-        if not whole or self.realizations > 1 or self.samplers[index] == "measured":
+        if not whole or several or self.samplers[index] == "measured":
             out.pop("secret_key_bits_standard_error", None)
         if (keys := self.keys) is not None:
             if not keys.status[index] & BIT["sampling_bound_unsafe"]:
                 out.pop("secret_key_bits_yin_safe", None)
-            if self.realizations > 1:
+            if several:
                 for name, table in (
                     ("secret_key_bits_quantiles", keys.bits_quantiles),
                     ("sifted_z_quantiles", keys.sifted_z_quantiles),
@@ -186,24 +189,22 @@ class Result:
             return sampler
         mask = int(self.keys.status[index])
         free = float(self.keys.fluctuation_free[index])
-        detections = self.counts.detections[index].sum(axis=-1) / self.realizations
-        errors = self.counts.errors[index].sum(axis=-1) / self.realizations
+        detections = self.counts.detections[index].sum(axis=-1) / self.realizations[index]
+        errors = self.counts.errors[index].sum(axis=-1) / self.realizations[index]
         qber_z, qber_x = (_percent(e, d) for e, d in zip(errors, detections, strict=True))
         sentences = {
             "no_key_block_size": f"The block is too small: {detections[0]:.4g} sifted Z and {detections[1]:.4g} sifted X "
             f"detections give no key, but would give {free:.4g} bit if counts did not fluctuate. Sample longer, or balance "
             "bases and intensities.",
             "no_key_multiphoton": "No single-photon detections can be guaranteed: "
-            + (
-                "multi-photon pulses explain all detections."
-                if detections.all()
-                else "nothing was detected in a basis."
-            ),
+            + ("multi-photon pulses explain all detections." if detections.all() else "nothing was detected in a basis."),
             "no_key_dark_counts": f"Dark counts make most errors (QBER {qber_z} in Z): the signal is too weak against them.",
             "no_key_errors": f"Too many errors (QBER {qber_z} in Z, {qber_x} in X).",
         }
         commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
         said = [sentences[word] for word in commonest] or [sampler]
+        if mask & BIT["outside_validity"]:
+            said.append("Outside of validity: counts exceed what was sent, or a term of the proof is no finite number.")
         if mask & BIT["sampling_bound_unsafe"]:
             said.append(
                 f"Not certified: with fewer than 1000 X errors the Fung sampling bound can be too low; "
@@ -250,8 +251,9 @@ class Result:
             ConfigError: For a suffix that is not known, a file that exists, a folder that does not.
         """
         path = Path(path)
-        if mistakes := list(unusable_output(path, force, self.realizations)):
+        if mistakes := list(unusable_output(path, force, int(self.realizations.max()))):
             raise ConfigError(mistakes)
+        path = path.resolve()  # a link is followed
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
         os.close(descriptor)
         temporary = Path(name)
@@ -288,16 +290,20 @@ def unusable_output(path: Path, force: bool, realizations: int) -> Iterator[Mist
     if path.suffix == ".csv" and realizations > 1:
         yield Mistake(f"--out {path}", "a CSV holds the counts of one realization, but there are several")
     try:
-        if not path.parent.is_dir():
+        target = path.resolve()
+        if not target.parent.is_dir():
             yield Mistake(f"--out {path}", f"its folder {path.parent} does not exist")
-        elif path.is_dir():
+        elif target.is_dir():
             yield Mistake(f"--out {path}", "is a folder")
-        elif path.exists() and not force:
+        elif (path.exists() or path.is_symlink()) and not force:
             yield Mistake(f"--out {path}", "exists; --force replaces it")
-        elif path.exists() and not path.is_file():
+        elif target.exists() and not target.is_file():
             yield Mistake(f"--out {path}", "is no regular file")
-        elif not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        elif target.exists() and not os.access(target, os.W_OK):
             yield Mistake(f"--out {path}", "cannot be written")
+        else:
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass  # the folder takes files
     except (OSError, ValueError) as error:
         yield Mistake(f"--out {path}", f"cannot be written: {getattr(error, 'strerror', None) or error}")
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of, join_path, record_class, split_path
 from photonmc.protocol.count_models import READS
@@ -52,9 +54,7 @@ def probabilities_sum(get: Get, free: Bounds) -> Iterator[Mistake]:
     elif low != high and not low <= 1.0 <= high:
         yield Mistake(path, f"must be able to sum to 1, but the bounds and fixed values sum to [{low:g}, {high:g}]")
     if len(values) != len(get("source.intensities")):
-        yield Mistake(
-            path, f"must be as many as the intensities ({len(get('source.intensities'))}), but are {len(values)}"
-        )
+        yield Mistake(path, f"must be as many as the intensities ({len(get('source.intensities'))}), but are {len(values)}")
 
 
 def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
@@ -174,8 +174,8 @@ def broken_rules(
 ) -> Iterator[Mistake]:
     """Mistakes between fields, at every point of a scan.
 
-    A rule is evaluated at each combination of the axes that it reads, and of no others: a scan of a million lengths
-    does not make the intensities be checked a million times.
+    A rule is evaluated at each combination of the ends of the axes that it reads, and of no others: a scan of a million
+    lengths does not make the intensities be checked a million times. Optimized numbers are tried at both bounds.
 
     Args:
         sections: Values by section and field, as in TOML.
@@ -184,6 +184,9 @@ def broken_rules(
         free: Optimized settings.
     """
     bounds = {mark.path: mark for mark in free}
+    # limits are monotone in each number alone, so that its ends speak for all of an axis that is not zipped
+    ends = [_ends(axis) for axis in axes]
+    ends += (Axis(m.path, (m.path,), (np.array([m.low, m.high]),)) for m in free if "intensit" not in m.path)
     for rule in RULES:
         used: tuple[Axis, ...] = ()
         while True:
@@ -196,11 +199,20 @@ def broken_rules(
                     found += rule(getter, bounds)
                 except Unavailable:
                     continue
-            more = tuple(axis for axis in axes if axis not in used and any(_touches(axis, read) for read in reads))
+                if len(found) > 20:
+                    break
+            more = tuple(axis for axis in ends if axis not in used and any(_touches(axis, read) for read in reads))
             if not more:
                 break
             used += more
         yield from found[:20]
+
+
+def _ends(axis: Axis) -> Axis:
+    values = axis.values[0]
+    if len(axis.paths) > 1 or values.dtype.kind not in "iuf":
+        return axis
+    return Axis(axis.name, axis.paths, (np.array([values.min(), values.max()]),))
 
 
 def _touches(axis: Axis, path: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from photonmc.contracts import Counts, Truth, counts_from_tally, truth_from_tally
+from photonmc.contracts import NO_CLICK, Counts, Truth, counts_from_tally, truth_from_tally
 from photonmc.errors import ConfigError, Mistake
 from photonmc.labels import QUANTILES
 from photonmc.random import fold_name, host_generator, point_key
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     counts: Counts
     truth: Truth | None
     keys: Keys | None
-    realizations: Any
+    realizations: np.ndarray
 
 
 @jax.jit
@@ -134,9 +135,8 @@ def simulate(study: Study, sampler: str | None = None, seed: int | None = None) 
     if seed is not None:
         changes["run.seed"] = seed
     study = checked(study.replace(changes))
-    if study.free:
-        listed = ", ".join(mark.path for mark in study.free)
-        raise ConfigError([Mistake(listed, "is marked for `optimize`; a run needs a value")])
+    if refused := list(run_refusals(study)):
+        raise ConfigError(refused)
     parts = []
     with jax.enable_x64(True):
         for points, batch in study.batches(max(1, BATCH // study.run.realizations)):
@@ -144,9 +144,27 @@ def simulate(study: Study, sampler: str | None = None, seed: int | None = None) 
     return assembled(study, parts)
 
 
+def run_refusals(study: Study) -> Iterator[Mistake]:
+    """Why a valid study cannot be run."""
+    for mark in study.free:
+        yield Mistake(mark.path, "is marked for `optimize`; a run needs a value")
+
+
+def key_refusals(study: Study) -> Iterator[Mistake]:
+    """Why measured counts cannot be analyzed with a valid study."""
+    for axis in study.axes:
+        yield Mistake(axis.name, "is scanned, but measured counts belong to one point")
+    for mark in study.free:
+        yield Mistake(mark.path, "is marked for `optimize`; measured counts need a value")
+    if study.security is None:
+        yield Mistake("security", "is required: it says how counts become a key")
+
+
 def analyze(counts: Counts, study: Study) -> Result:
     """Result of counts that were measured, for a study of one point with a security analysis."""
-    study = checked(_single(study))
+    if refused := list(key_refusals(study)):
+        raise ConfigError(refused)
+    study = checked(study)
     batched = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], counts)
     with jax.enable_x64(True):
         _, batch = next(study.batches(1))
@@ -177,7 +195,7 @@ def _simulate_batch(points: np.ndarray, batch: Study) -> Part:
     point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
     tables = np.asarray(_table_batch(point_keys, kernel))[:, 0]
     stops = [_stop(kernel, index) for index in range(len(points))]
-    _refuse_endless(tables, stops)
+    _refuse_endless(points, tables, stops)
     realizations = batch.run.realizations
     gathered, truths, errors = [], [], np.full((len(points), realizations), np.nan)
     for index, (key, table, stop) in enumerate(zip(point_keys, tables, stops, strict=True)):
@@ -220,7 +238,16 @@ def _part(
 ) -> Part:
     source = batch.link.source
     intensities, rate = np.stack(source.intensities, axis=-1), np.asarray(source.pulse_rate_hz)
-    return Part(points, np.full(len(points), sampler), intensities, rate, counts, truth, keys, realizations)
+    return Part(
+        points,
+        np.full(len(points), sampler),
+        intensities,
+        rate,
+        counts,
+        truth,
+        keys,
+        np.full(len(points), realizations),
+    )
 
 
 def _stop(batch: Study, index: int) -> tuple[int | None, int | None]:
@@ -232,23 +259,24 @@ def _stop(batch: Study, index: int) -> tuple[int | None, int | None]:
     return max(1, round(float(pulses[index]))), None
 
 
-def _refuse_endless(tables: np.ndarray, stops: list[tuple[int | None, int | None]]) -> None:
-    for table, (_, block) in zip(tables, stops, strict=True):
-        mean = block / gain if block is not None and (gain := table[0, ..., 1:].sum()) > 0 else np.inf
-        if block is not None and mean > MAX_PULSES:
-            needs = (
-                f"needs {mean:.3g} pulses on average"
-                if np.isfinite(mean)
-                else "waits for Z detections that cannot come"
+def _refuse_endless(points: np.ndarray, tables: np.ndarray, stops: list[tuple[int | None, int | None]]) -> None:
+    found = []
+    for point, table, (_, block) in zip(points, tables, stops, strict=True):
+        if block is None:
+            continue
+        gain = table[0, ..., NO_CLICK + 1 :].sum()
+        mean = block / gain if gain > 0 else np.inf
+        if mean > MAX_PULSES:
+            needs = f"needs {mean:.3g} pulses on average" if gain > 0 else "waits for Z detections that cannot come"
+            where = f" at point {point}" if len(points) > 1 else ""
+            found.append(
+                Mistake(
+                    "run.block_size_z",
+                    f"may need {MAX_PULSES:g} pulses at most where it is sampled, but {block}{where} {needs}",
+                )
             )
-            raise ConfigError(
-                [
-                    Mistake(
-                        "run.block_size_z",
-                        f"a sampled block may need {MAX_PULSES:g} pulses at most, but {block} {needs}",
-                    )
-                ]
-            )
+    if found:
+        raise ConfigError(found)
 
 
 def _standard_error(key: Any, counts: Counts, kernel: Study, index: int, stop: tuple[int | None, int | None]) -> float:
@@ -301,9 +329,7 @@ def assembled(study: Study, parts: list[Part], tuned: dict[str, np.ndarray] | No
             part if part.truth is not None else part._replace(truth=jax.tree.map(_repeater(len(part.points)), blank))
             for part in parts
         ]
-    joined = jax.tree.map(
-        lambda *arrays: np.concatenate(arrays)[order], *(part._replace(realizations=()) for part in parts)
-    )
+    joined = jax.tree.map(lambda *arrays: np.concatenate(arrays)[order], *parts)
     return Result(
         study=study,
         samplers=joined.samplers,
@@ -311,7 +337,7 @@ def assembled(study: Study, parts: list[Part], tuned: dict[str, np.ndarray] | No
         pulse_rate_hz=joined.pulse_rate_hz,
         counts=joined.counts,
         truth=joined.truth,
-        realizations=max(part.realizations for part in parts),
+        realizations=joined.realizations,
         keys=joined.keys,
         tuned=tuned or {},
     )

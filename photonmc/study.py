@@ -191,7 +191,8 @@ def out_of_range(path: str, value: Any, field: Any) -> Iterator[Mistake]:
     elif field.range is not None and isinstance(value, (bool, str)):
         yield Mistake(path, f"must be a number in {field.range}, but is {value!r}")
     elif field.range is not None and np.ndim(value) == 0 and not field.range.contains(value):
-        yield Mistake(path, f"must be in {field.range}, but is {value!r}")
+        shown = f"{value:g}" if isinstance(value, int) and abs(value) > 10**15 else repr(value)
+        yield Mistake(path, f"must be in {field.range}, but is {shown}")
 
 
 def checked(study: Study) -> Study:

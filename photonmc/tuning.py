@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,9 +19,19 @@ BATCH = 256
 """Points that are optimized together."""
 
 
-def optimize(
-    study: Study, free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None
-) -> Result:
+def optimize_refusals(study: Study) -> Iterator[Mistake]:
+    """Why a valid study cannot be optimized."""
+    if not study.free:
+        yield Mistake("", "mark at least one setting to optimize, such as { optimize = [0.1, 1.0] }")
+    if study.security is None:
+        yield Mistake("security", "is required: the key is what is optimized")
+    scanned = [v for axis in study.axes for path, v in zip(axis.paths, axis.values, strict=True) if path == "run.sampler"]
+    for sampler in scanned[0].tolist() if scanned else [study.run.sampler]:
+        if sampler not in ("auto", "expected"):
+            yield Mistake("run.sampler", f'must be "auto" or "expected" to optimize, but is "{sampler}"')
+
+
+def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None) -> Result:
     """Tune settings for the most expected secret key per pulse, at each point of a scan.
 
     Args:
@@ -40,14 +50,7 @@ def optimize(
             {path: (bounds[2] if len(bounds) > 2 else sum(bounds[:2]) / 2) for path, bounds in free.items()}
         )
         study = dataclasses.replace(study, free=tuple(Free(path, *map(float, bounds)) for path, bounds in free.items()))
-    found = []
-    if not study.free:
-        found.append(Mistake("", "mark at least one setting to optimize, such as { optimize = [0.1, 1.0] }"))
-    if study.security is None:
-        found.append(Mistake("security", "is required: the key is what is optimized"))
-    if study.run.sampler not in ("auto", "expected"):
-        found.append(Mistake("run.sampler", f'must be "auto" or "expected" to optimize, but is "{study.run.sampler}"'))
-    if found:
+    if found := list(optimize_refusals(study)):
         raise ConfigError(found)
     study = checked(study)
     parts, tuned, order = [], [], []

@@ -18,9 +18,7 @@ RECEIVERS = {
 PROTOCOLS = {"bb84": BB84(0.8), "bb84, Bob differs": BB84(0.8, 0.7)}
 ANALYSES = {
     "lim2014": Lim2014(epsilon_correctness=1e-15, epsilon_secrecy=1e-9),
-    "lim2014, per bit": Lim2014(
-        epsilon_correctness=1e-15, epsilon_secrecy_per_bit=1e-15, concentration="kl", clamp=True
-    ),
+    "lim2014, per bit": Lim2014(epsilon_correctness=1e-15, epsilon_secrecy_per_bit=1e-15, concentration="kl", clamp=True),
     "rusca2018": Rusca2018(epsilon_correctness=1e-15, epsilon_secrecy=1e-9),
     "ma2005": Ma2005(),
 }

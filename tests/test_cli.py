@@ -47,9 +47,7 @@ def test_expected_and_realizations(cli):
     many = json.loads(out)
     assert code == 0 and set(many["secret_key_bits_quantiles"]) == {"0.05", "0.5", "0.95"}
     assert 0 <= many["probability_no_key"] <= 1 and many["pulses"] == 2e8
-    assert sum(row["detections"] for row in many["counts"] if row["basis"] == "Z") == pytest.approx(
-        300 * many["sifted_z"]
-    )
+    assert sum(row["detections"] for row in many["counts"] if row["basis"] == "Z") == pytest.approx(300 * many["sifted_z"])
 
 
 def test_without_security(cli, tmp_path):
@@ -62,9 +60,7 @@ def test_without_security(cli, tmp_path):
         assert code == 0, err
         point = json.loads(out)
         point = point.get("points", [point])[0]
-        assert not {"terms", "acceptance", "analysis"} & set(point) and not any(
-            k.startswith("secret_key") for k in point
-        )
+        assert not {"terms", "acceptance", "analysis"} & set(point) and not any(k.startswith("secret_key") for k in point)
         assert cli("run", path, *extra)[0] == 0
     code, _, err = cli("key", path, "--counts", path)
     assert code == 2 and "security: is required" in err
@@ -182,9 +178,7 @@ def test_outputs(cli, tmp_path):
     assert code == 0, err
     assert json.loads(files[0].read_text())["points"][2]["settings"] == {"channel.length_km": 60.0}
     rows = list(csv.DictReader(io.StringIO(files[1].read_text())))
-    assert (
-        list(rows[0]) == ["channel.length_km", "basis", "intensity", "sent", "detections", "errors"] and len(rows) == 18
-    )
+    assert list(rows[0]) == ["channel.length_km", "basis", "intensity", "sent", "detections", "errors"] and len(rows) == 18
     assert files[3].read_bytes().startswith(b"\x89PNG") and files[3].stat().st_size > 10_000
     before = [path.read_bytes() for path in files]
     assert cli(*arguments, "--out", files[0])[0] == 2

@@ -127,18 +127,14 @@ def test_samplers_against_expectation(section, name, sampler):
 def test_one_compilation_serves_all_numbers():
     before = _expected_kernel._cache_size()
     for length in (3.0, 14.0, 159.0):
-        pm.expected_counts(
-            study_with().replace({"channel.length_km": length, "source.intensities[0]": 0.3 + length / 1e3})
-        )
+        pm.expected_counts(study_with().replace({"channel.length_km": length, "source.intensities[0]": 0.3 + length / 1e3}))
     assert _expected_kernel._cache_size() <= before + 1
     assert kernel_study(study_with()) == kernel_study(dataclasses.replace(study_with(), run=pm.Run(pulses=1e9, seed=7)))
 
 
 def test_tracers_need_x64():
     with pytest.raises(pm.PrecisionError, match="enable_x64"):
-        jax.jit(
-            lambda loss: pm.expected_counts(study_with("channel", "fixed_loss").replace({"channel.loss_db": loss}))
-        )(3.0)
+        jax.jit(lambda loss: pm.expected_counts(study_with("channel", "fixed_loss").replace({"channel.loss_db": loss})))(3.0)
     with pytest.raises(pm.PrecisionError):
         jax.grad(
             lambda n: pm.key_length(

@@ -22,9 +22,7 @@ def rows_of(kind_heading: str) -> dict[str, list[str]]:
 
 
 def test_nomenclature():
-    kinds = [
-        (f'### `{tag} = "{word}"`', cls) for tag, registry in fields.TAGGED.values() for word, cls in registry.items()
-    ]
+    kinds = [(f'### `{tag} = "{word}"`', cls) for tag, registry in fields.TAGGED.values() for word, cls in registry.items()]
     for heading, cls in [*kinds, ("## [run]", fields.Run)]:
         rows = rows_of(heading) if cls is not fields.Run else rows_of("### Length and sampling")
         known = fields.fields_of(cls)

@@ -81,9 +81,7 @@ def test_block_sizes_and_durations():
 
 
 def test_block_that_cannot_come():
-    link = pm.Link(
-        pm.WeakCoherent(1e9, (0.5, 0.1, 0.0), (0.7, 0.2, 0.1)), pm.FixedLoss(0.0), pm.ActiveBasis(0.0, 0.01, 0.0)
-    )
+    link = pm.Link(pm.WeakCoherent(1e9, (0.5, 0.1, 0.0), (0.7, 0.2, 0.1)), pm.FixedLoss(0.0), pm.ActiveBasis(0.0, 0.01, 0.0))
     security = pm.Lim2014(epsilon_correctness=1e-15, epsilon_secrecy=1e-9)
     study = pm.Study(link, pm.BB84(0.8), pm.Run(block_size_z=1e6), security)
     point = pm.simulate(study, sampler="expected").point()

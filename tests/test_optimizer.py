@@ -101,9 +101,7 @@ def test_scan_in_one_compilation_and_no_key():
     study = pm.load_config(ROOT / "configs" / "tuned.toml")
     before = _climb._cache_size(), _scores._cache_size()
     result = pm.optimize(
-        dataclasses.replace(
-            study, axes=(dataclasses.replace(study.axes[0], values=(np.array([0.0, 20.0, 75.0, 90.0]),)),)
-        )
+        dataclasses.replace(study, axes=(dataclasses.replace(study.axes[0], values=(np.array([0.0, 20.0, 75.0, 90.0]),)),))
     )
     after = _climb._cache_size(), _scores._cache_size()
     assert after == (before[0] + 1, before[1] + 1)

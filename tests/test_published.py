@@ -30,9 +30,7 @@ def counted_study(case):
     link = pm.Link(
         pm.WeakCoherent(1e9, tuple(args["mu"]), tuple(args["p"])), pm.FixedLoss(10.0), pm.ActiveBasis(0.2, 0.01, 1e-6)
     )
-    return pm.Counts(1e12, detections * 100, detections, errors), pm.Study(
-        link, pm.BB84(0.9), pm.Run(pulses=1e12), security
-    )
+    return pm.Counts(1e12, detections * 100, detections, errors), pm.Study(link, pm.BB84(0.9), pm.Run(pulses=1e12), security)
 
 
 @pytest.mark.parametrize("case_id", KEY_CASES)
@@ -141,9 +139,7 @@ def test_ma_reach_and_optimal_intensity(reference):
 
 def test_entropy(reference):
     with jax.enable_x64(True):
-        np.testing.assert_allclose(
-            binary_entropy(0.11), reference["formula-values-a"]["expected"]["values"][0], rtol=1e-12
-        )
+        np.testing.assert_allclose(binary_entropy(0.11), reference["formula-values-a"]["expected"]["values"][0], rtol=1e-12)
         assert binary_entropy(0.0) == binary_entropy(1.0) == 0.0
         assert np.isfinite(jax.grad(lambda x: binary_entropy(x))(0.0))
 

@@ -33,9 +33,7 @@ def test_netcdf_with_plain_xarray(scan, tmp_path):
     assert data["channel.length_km"].attrs["units"] == "km"
     np.testing.assert_array_equal(data["detections"].values.reshape(6, 2, 3), scan.counts.detections)
     point = scan.point(3)
-    assert (
-        float(data["secret_key_bits"].sel({"channel.length_km": 40.0, "run.pulses": 1e10})) == point["secret_key_bits"]
-    )
+    assert float(data["secret_key_bits"].sel({"channel.length_km": 40.0, "run.pulses": 1e10})) == point["secret_key_bits"]
     for name in (
         "seed",
         "version",

@@ -13,9 +13,7 @@ import photonmc as pm
 from photonmc.study import Axis
 
 NARROW = pm.BB84(0.7)
-BUSY = pm.Link(
-    pm.WeakCoherent(1e9, (0.7, 0.2, 0.02), (0.5, 0.3, 0.2)), pm.FixedLoss(0.0), pm.ActiveBasis(0.2, 0.03, 1e-3)
-)
+BUSY = pm.Link(pm.WeakCoherent(1e9, (0.7, 0.2, 0.02), (0.5, 0.3, 0.2)), pm.FixedLoss(0.0), pm.ActiveBasis(0.2, 0.03, 1e-3))
 
 
 def sampled(link=BUSY, sampler="counts", protocol=NARROW, seed=1, realizations=1, **run):

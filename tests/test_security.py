@@ -66,11 +66,7 @@ def plain_lim2014(n, m, mu, p, eps_sec, eps_cor, f_ec):
         gamma = 0.0
         if b > 0 and s1 > 0:
             gamma = math.sqrt(
-                (z1 + s1)
-                * (1 - b)
-                * b
-                / (z1 * s1 * math.log(2))
-                * math.log2((z1 + s1) / (z1 * s1 * (1 - b) * b * eps**2))
+                (z1 + s1) * (1 - b) * b / (z1 * s1 * math.log(2)) * math.log2((z1 + s1) / (z1 * s1 * (1 - b) * b * eps**2))
             )
         phi = min(b + gamma, 0.5)
     leak = f_ec * sum(n[0]) * h(min(sum(m[0]) / sum(n[0]), 0.5))
@@ -81,9 +77,7 @@ counts_strategy = st.tuples(*[st.integers(0, 10**9)] * 3)
 
 
 @QUICK
-@given(
-    counts_strategy, counts_strategy, st.floats(0, 0.3), st.floats(0, 0.3), st.sampled_from([1e-12, 1e-9, 1e-5, 0.1])
-)
+@given(counts_strategy, counts_strategy, st.floats(0, 0.3), st.floats(0, 0.3), st.sampled_from([1e-12, 1e-9, 1e-5, 0.1]))
 def test_lim2014_against_plain_python(n_z, n_x, e_z, e_x, eps):
     """Any counts whatever: the same length to 1e-9, so that traps 1-13 of real implementations would show."""
     n = np.array([n_z, n_x], float)
@@ -143,9 +137,7 @@ def test_traps():
         assert real_length(base, errors=many) < length
         assert pm.key_length(counts_of(errors=many), base).terms["phase_error_z"] <= 0.5
     # 6: tau_n is the mixture of all intensities
-    np.testing.assert_allclose(
-        key.terms["tau_1"], sum(p * math.exp(-m) * m for m, p in zip(MU, P, strict=True)), rtol=1e-14
-    )
+    np.testing.assert_allclose(key.terms["tau_1"], sum(p * math.exp(-m) * m for m, p in zip(MU, P, strict=True)), rtol=1e-14)
     # 10: leak of all intensities together, in bits of the whole block
     q = ERRORS[0].sum() / DETECTIONS[0].sum()
     h = -q * math.log2(q) - (1 - q) * math.log2(1 - q)

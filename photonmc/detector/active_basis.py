@@ -83,9 +83,7 @@ class ActiveBasis:
         detected = self.detected_fraction(state)
         return detected * jnp.where(bit == 0, right, wrong), detected * jnp.where(bit == 0, wrong, right)
 
-    def clicks(
-        self, light: Float[Array, "cell hidden pattern"], state: ChannelState
-    ) -> Float[Array, "cell hidden outcome"]:
+    def clicks(self, light: Float[Array, "cell hidden pattern"], state: ChannelState) -> Float[Array, "cell hidden outcome"]:
         """Noise fires each detector on its own; a double click is read as either bit with probability 1/2."""
         dark = self.noise_probability(state)
         quiet = 1.0 - dark

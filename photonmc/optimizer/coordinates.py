@@ -66,11 +66,9 @@ class Coordinates:
         """Coordinates of the marked starts, pulled inside of the bounds."""
         starts = {mark.path: jnp.asarray(mark.first()) for mark in self.free}
         used, _ = self._walk(study, None, starts)
-        return jnp.stack(used)
+        return jnp.stack(used) if used else jnp.zeros(0)  # a single free probability takes what is left
 
-    def _walk(
-        self, study: Study, u: list[Any] | None, starts: dict[str, Any] | None
-    ) -> tuple[list[Any], dict[str, Any]]:
+    def _walk(self, study: Study, u: list[Any] | None, starts: dict[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
         used: list[Any] = []
         placed: dict[str, Any] = {}
 

@@ -70,9 +70,7 @@ class BB84:
     def tally_labels(self, link: Link) -> np.ndarray:
         """Place of each (cell, outcome) in the flattened tally (basis, intensity, result); -1 for unequal bases."""
         intensity, alice, bit, bob = (index[:, None] for index in self._settings(link))
-        result = np.array(
-            [[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)]
-        )
+        result = np.array([[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)])
         label = (alice * len(link.source.intensities) + intensity) * 3 + result[bit[:, 0]]
         return np.where(alice == bob, label, -1)
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from photonmc.sampling.run import Run
 
 
-def tally_probabilities(
-    link: Link, protocol: Any, state: ChannelState
-) -> Float[Array, "basis intensity hidden result"]:
+def tally_probabilities(link: Link, protocol: Any, state: ChannelState) -> Float[Array, "basis intensity hidden result"]:
     """Probability that a pulse ends in each place of the tally, in one state of the channel; the rest is not sifted."""
     joint = protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
     labels = protocol.tally_labels(link)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     Number = Float[Array, ""]
     Terms = dict[str, Number]
 
-Epsilon = Annotated[float, Range(0.0, 0.1, open_low=True)]
+SMALLEST = 1e-300
+"""Smallest secrecy or correctness parameter, far from where float64 ends."""
+Epsilon = Annotated[float, Range(SMALLEST, 0.1)]
 EFFICIENCY = Annotated[float, Range(1.0, 5.0)]
 MAX_EPSILON = 0.1
 """Largest secrecy parameter, also of one that grows with the length."""
@@ -46,7 +48,7 @@ def leaked_bits(errors: Number, detections: Number, efficiency: Any) -> Number:
 class FiniteKey:
     """Settings of a finite-key proof with decoy states; the subclasses hold the proofs."""
 
-    epsilon_correctness: Annotated[float, Range(0.0, 1.0, open_low=True, open_high=True)]
+    epsilon_correctness: Annotated[float, Range(SMALLEST, 1.0, open_high=True)]
     """Probability that the two keys differ."""
     epsilon_secrecy: Epsilon | None = None
     """Secrecy parameter of the whole key."""

@@ -42,9 +42,7 @@ class Ma2005:
         def single_photon_yield(basis: int) -> Number:
             y_0 = gain[basis, 2]
             y_1 = (mu / (mu * nu - nu**2)) * (  # Eq. (34)
-                gain[basis, 1] * jnp.exp(nu)
-                - gain[basis, 0] * jnp.exp(mu) * nu**2 / mu**2
-                - (mu**2 - nu**2) / mu**2 * y_0
+                gain[basis, 1] * jnp.exp(nu) - gain[basis, 0] * jnp.exp(mu) * nu**2 / mu**2 - (mu**2 - nu**2) / mu**2 * y_0
             )
             return jnp.clip(y_1, 0.0, 1.0)
 

@@ -1,7 +1,8 @@
 """Random sampling without replacement: how much larger the error rate of the unseen part can be.
 
 All functions take the failure probability eps, the rate b seen in c events, and the number d of unseen events, and
-return what is to be added to b. With few errors the plain Fung formula is not safe; the others are.
+return what is to be added to b. With few errors the plain Fung formula is not safe; the others are. Where the logarithm
+in `fung` or `yin_safe` is not positive (huge samples with a loose eps) their formulas say nothing, and Serfling's stands in.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def fung(eps: Number, b: Number, c: Number, d: Number) -> Number:
     b, c, d = (jnp.where(usable, value, 0.5) for value in (b, c, d))
     spread = (c + d) / (c * d) * (1.0 - b) * b
     log_term = jnp.log2((c + d) / (c * d * (1.0 - b) * b)) - 2.0 * jnp.log2(eps)
-    return jnp.where(usable, safe_sqrt(spread / math.log(2.0) * log_term), 0.0)
+    deviation = jnp.where(log_term > 0, safe_sqrt(spread / math.log(2.0) * log_term), serfling(eps, b, c, d))
+    return jnp.where(usable, deviation, 0.0)
 
 
 def yin_safe(eps: Number, b: Number, c: Number, d: Number) -> Number:
@@ -49,7 +51,8 @@ def yin_safe(eps: Number, b: Number, c: Number, d: Number) -> Number:
     g = jnp.maximum(both / (c * d) * log_term, 0.0)
     shift = larger * g / both
     root = safe_sqrt(shift**2 + 4.0 * b * (1.0 - b) * g)
-    return jnp.where(usable, ((1.0 - 2.0 * b) * shift + root) / (2.0 + 2.0 * larger * shift / both), 0.0)
+    deviation = ((1.0 - 2.0 * b) * shift + root) / (2.0 + 2.0 * larger * shift / both)
+    return jnp.where(usable, jnp.where(log_term > 0, deviation, serfling(eps / YIN_SAFETY, b, c, d)), 0.0)
 
 
 def serfling(eps: Number, b: Number, c: Number, d: Number) -> Number:

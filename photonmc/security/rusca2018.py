@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import jax.numpy as jnp
 
 from photonmc.contracts import Counts, record
+from photonmc.security.concentration import safe_sqrt
 from photonmc.security.finite_key import FiniteKey, poisson_mixture
 from photonmc.units import static
 
@@ -44,7 +45,7 @@ class Rusca2018(FiniteKey):
             total, total_errors = detections.sum(), errors.sum()
             lower, upper = (weight * bound for bound in self.bounds(detections, total, eps, fluctuating))
             _, most_errors = self.bounds(errors, total_errors, eps, fluctuating)
-            width = jnp.sqrt(total * -jnp.log(eps) / 2.0) if fluctuating else jnp.zeros(())
+            width = safe_sqrt(total * -jnp.log(eps) / 2.0) if fluctuating else jnp.zeros(())
             s_0_upper = jnp.clip(2.0 * (tau_0 * weight[1] * most_errors[1] + width), 0.0, total)  # Eq. (A16)
             s_0_lower = jnp.clip(tau_0 * (mu1 * lower[1] - mu2 * upper[0]) / (mu1 - mu2), 0.0, total)  # Eq. (A19)
             r = (mu2 / mu1) ** 2
