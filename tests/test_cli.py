@@ -102,8 +102,8 @@ BAD_COUNTS = {
     "scientific": ("Z,0.5,1e9,5,1", "2: sent must be a whole number"),
     "basis": ("Y,0.5,100,50,6", "2: basis must be Z or X"),
     "intensity": ("Z,0.6,100,50,6", "2: intensity must be one of 0.5, 0.1, 0"),
-    "cells": ("Z,0.5,100,50", "2: must have as many cells as the header"),
-    "duplicate": ("Z,0.1,1000,20,3", "there is no row|stand in a row above already"),
+    "cells": ("Z,0.5,100,50", "2: must have 5 cells as the header has, but has 4"),
+    "duplicate": ("Z,0.1,1000,20,3", "3: basis Z and intensity 0.1 stand in a row above already"),
     "huge": ("Z,0.5,99999999999999999999999,50,6", "2: sent must be a whole number in"),
 }
 

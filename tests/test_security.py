@@ -251,7 +251,7 @@ def test_few_errors_are_not_certified():
 
 
 def test_ma2005_takes_only_its_own_settings():
-    with pytest.raises(pm.ConfigError, match="epsilon_secrecy: unknown key"):
+    with pytest.raises(pm.ConfigError, match="epsilon_secrecy: is not taken by analysis"):
         pm.load_config("preset:gys", ["security.epsilon_secrecy=1e-9"])
 
 
