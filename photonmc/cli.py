@@ -84,19 +84,19 @@ def key(
     force: Force = False,
     json_: Json = False,
 ) -> None:
-    """Key length of counts measured in a laboratory."""
+    """Key length of counts measured in a laboratory; [channel] and [receiver] of CONFIG are not read."""
     from photonmc.config import read_text
     from photonmc.errors import ConfigError, Mistake
     from photonmc.laboratory import read_counts
     from photonmc.runner import analyze, key_refusals
 
-    measured = []
+    read = []
 
     def refusals(study: Study) -> Iterator[Mistake]:
         yield from (found := list(key_refusals(study)))
         try:
             if not found:
-                measured.append(read_counts(counts, study))
+                read.append(read_counts(counts, study))
         except ConfigError as error:
             yield from error.mistakes
 
@@ -108,8 +108,8 @@ def key(
         if any(os.path.realpath(path) == os.path.realpath(counts) for path in out):
             yield Mistake(f"--out {counts}", "is the file of --counts")
 
-    study = _study(config, set_, out, force, refusals, unreadable)
-    _deliver(analyze(measured[0], study), out, force, json_)
+    study = _study(config, set_, out, force, refusals, unreadable, measured=True)
+    _deliver(analyze(read[0], study), out, force, json_)
 
 
 @app.command
@@ -151,7 +151,7 @@ def check(
 @app.command
 def schema() -> None:
     """Print the JSON Schema of a config file."""
-    from photonmc.config import json_schema
+    from photonmc.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 
@@ -185,6 +185,7 @@ def _study(
     force: bool,
     refusals: Callable[[Study], Iterable[Mistake]] = _nothing,
     more: Callable[[], Iterable[Mistake]] = _nothing,
+    measured: bool = False,
 ) -> Study:
     """Study of a command; mistakes of config, options and command stand in one list, and outputs are tried before any work.
 
@@ -195,6 +196,7 @@ def _study(
         force: Whether existing ones are replaced.
         refusals: Why the command cannot use a valid study.
         more: Further mistakes, whether the study is valid or not.
+        measured: Whether counts are given, so that channel and receiver do not matter.
     """
     from photonmc.config import load_config
     from photonmc.errors import ConfigError, Mistake
@@ -203,7 +205,7 @@ def _study(
     mistakes: list[Mistake] = []
     study, realizations = None, 1
     try:
-        study = load_config(config, overrides)
+        study = load_config(config, overrides, measured)
         scanned = (zip(axis.paths, axis.values, strict=True) for axis in study.axes)
         counts = [int(values.max()) for axis in scanned for path, values in axis if path == "run.realizations"]
         realizations = max([study.run.realizations, *counts])

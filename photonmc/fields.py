@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import re
 import types
 import typing
@@ -94,3 +95,17 @@ def suggestion(word: str, known: Iterator[str] | typing.Iterable[str]) -> str:
     """' (did you mean ...?)', or nothing where no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def split_path_or_none(path: str) -> tuple[str | int, ...] | None:
+    """Parts of a path, None where a key of the file is no plain name."""
+    try:
+        return split_path(path)
+    except ValueError:
+        return None
+
+
+def shown(value: Any) -> str:
+    """A value of a config as JSON, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

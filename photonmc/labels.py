@@ -151,7 +151,11 @@ def dataset(result: Result) -> xarray.Dataset:
         attributes["sampler"] = str(result.samplers[0])
     if not study.axes:
         attributes["reason"] = result.reason()
-    attributes["config"] = json.dumps(as_sections(study))
+    measured = result.samplers[0] == "measured"
+    sections = {
+        name: values for name, values in as_sections(study).items() if not measured or name not in ("channel", "receiver")
+    }
+    attributes["config"] = json.dumps(sections)
     return xarray.Dataset(data, coordinates, attributes)
 
 

@@ -66,6 +66,20 @@ def test_without_security(cli, tmp_path):
     assert code == 2 and "security: is required" in err
 
 
+def test_laboratory_leaves_channel_and_receiver_alone(cli, tmp_path):
+    counts = tmp_path / "counts.csv"
+    bits = json.loads(cli("run", FIBER, "--json", "--out", counts)[1])["secret_key_bits"]
+    text = FIBER.read_text()
+    bare = text[: text.index("[channel]")] + text[text.index("[protocol]") :]
+    for extra in ("", "[receiver]\ndead_time_ns = 40.0\nbrand = 'x'\n[channel]\nlength_km = { scan = [0, 1, 3] }\n"):
+        path = tmp_path / "bare.toml"
+        path.write_text(bare + extra)
+        code, out, err = cli(
+            "key", path, "--counts", counts, "--json", "--out", tmp_path / "k.nc", "--out", tmp_path / "k.png", "--force"
+        )
+        assert code == 0 and json.loads(out)["secret_key_bits"] == bits, err
+
+
 def test_laboratory_round_trip(cli, tmp_path):
     counts = tmp_path / "counts.csv"
     ran = json.loads(cli("run", FIBER, "--json", "--out", counts)[1])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import photonmc as pm
-from photonmc import config
+from photonmc import config, schema
 from photonmc.errors import ConfigError
 
 TEXT = (ROOT / "configs" / "fiber.toml").read_text()
@@ -123,19 +123,19 @@ def test_configs_load_resolve_and_fit_the_schema(path):
     text = config.resolved_toml(study)
     assert config.study_from_tree(tomllib.loads(text)) == study
     for data in (tomllib.loads(path.read_text()), tomllib.loads(text)):
-        jsonschema.Draft202012Validator(config.json_schema()).validate(data)
+        jsonschema.Draft202012Validator(schema.json_schema()).validate(data)
 
 
 @pytest.mark.parametrize("name", config.preset_names())
 def test_presets(name):
-    jsonschema.Draft202012Validator(config.json_schema()).validate(tomllib.loads(config.preset_text(name)))
+    jsonschema.Draft202012Validator(schema.json_schema()).validate(tomllib.loads(config.preset_text(name)))
     point = pm.simulate(pm.preset(name)).point()
     assert point["secret_key_bits"] > 0 and "ok" in point["status"]
     assert "Approximates" in config.preset_text(name)
 
 
 def test_schema_refuses():
-    validator = jsonschema.Draft202012Validator(config.json_schema())
+    validator = jsonschema.Draft202012Validator(schema.json_schema())
     for changes in ({"channel": {"length_km": 3.0}}, {"surprise": 1}, {"source": {"kind": "laser"}}):
         assert not validator.is_valid({**tree(), **changes})
     data = tree()
