@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +64,7 @@ def provenance(study: Study) -> dict[str, Any]:
     return {
         "seed": study.run.seed,
         "version": __version__,
-        "jax": importlib.metadata.version("jax"),
+        "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
 

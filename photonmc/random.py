@@ -62,6 +62,8 @@ def binomial(rng: np.random.Generator, trials: np.ndarray, probability: float) -
         probability: Success probability, at most 1/2 where it must be exact relative to its own size.
     """
     trials = np.asarray(trials, dtype=np.int64)
+    if trials.max(initial=0) <= MAX_TRIALS:
+        return rng.binomial(trials, probability)
     total = np.zeros_like(trials)
     while np.any(trials > 0):
         piece = np.minimum(trials, MAX_TRIALS)
