@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from photonmc.results import Result
     from photonmc.study import Study
 
+STOPPED = (130, 143)
+"""Exit codes after Ctrl-C and after SIGTERM."""
 MOST_MISTAKES = 100
 """Mistakes that are printed [count]."""
 
@@ -232,8 +234,16 @@ def _deliver(result: Result, out: list[Path], force: bool, as_json: bool) -> Non
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that files half written are removed
-    sys.exit(_exit_code(sys.argv[1:] if arguments is None else arguments))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED[1]))  # so that files half written are removed
+    try:
+        code = _exit_code(sys.argv[1:] if arguments is None else arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    if code in STOPPED:  # jax may still compute on threads of its own, which crash a shutdown in order
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _printable(text: str) -> str:
@@ -264,7 +274,7 @@ def _exit_code(arguments: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         print("photonmc: interrupted", file=sys.stderr)
-        return 130
+        return STOPPED[0]
     except (OSError, MemoryError) as error:
         print(f"photonmc: failed: {error or type(error).__name__}", file=sys.stderr)
         return 1

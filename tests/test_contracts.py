@@ -9,6 +9,7 @@ import pickle
 import tomllib
 
 import cases
+import chex
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from conftest import assert_counts_agree
 import photonmc as pm
 from photonmc import config, fields
 from photonmc.runner import _expected_kernel
+from photonmc.sampling.expected import expected
 from photonmc.study import kernel_study
 
 MODELS = {
@@ -47,7 +49,7 @@ def test_every_registered_kind_has_a_row():
 def test_record(section, name):
     model = MODELS[section][name]
     leaves, structure = jax.tree.flatten(model)
-    assert jax.tree.unflatten(structure, leaves) == model
+    chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), model)
     assert pickle.loads(pickle.dumps(model)) == model
     assert all(isinstance(leaf, float) for leaf in leaves)
     source = ast.parse(inspect.getsource(type(model))).body[0]
@@ -78,14 +80,12 @@ def test_transformations(section, name):
             moved = dataclasses.replace(study, link=dataclasses.replace(study.link, channel=moved))
             return pm.key_length(pm.expected_counts(moved), moved).terms["secret_key_bits_real"]
 
-        plain = length(0.0)
-        assert np.isfinite(plain)
-        np.testing.assert_allclose(jax.jit(length)(0.0), plain, rtol=1e-12)
-        np.testing.assert_allclose(jax.vmap(length)(np.array([0.0, 0.1]))[0], plain, rtol=1e-12)
-        slope = jax.grad(length)(0.0)
         step = 1e-5
-        np.testing.assert_allclose(slope, (length(step) - length(-step)) / (2 * step), rtol=1e-4)
-        assert slope < 0, "more loss, less key"
+        shifts = np.array([0.0, step, -step])
+        values, slopes = jax.jit(jax.vmap(jax.value_and_grad(length)))(shifts)
+        np.testing.assert_allclose(values[0], length(0.0), rtol=1e-12)
+        np.testing.assert_allclose(slopes[0], (values[1] - values[2]) / (2 * step), rtol=1e-4)
+        assert slopes[0] < 0, "more loss, less key"
 
 
 @pytest.mark.parametrize("name", cases.CHANNELS)
@@ -125,6 +125,16 @@ def test_samplers_against_expectation(section, name, sampler):
 
 
 def test_one_compilation_serves_all_numbers():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def gain(study):
+        counts = expected(study.link, study.protocol, study.run)
+        return counts.detections[0].sum() / counts.pulses
+
+    studies = [study_with("channel", "fixed_loss").replace({"channel.loss_db": loss}) for loss in (3.0, 5.0, 7.0)]
+    with jax.enable_x64(True):
+        gains = [gain(kernel_study(study)) for study in studies]
+    assert gains[0] > gains[1] > gains[2] > 0
     before = _expected_kernel._cache_size()
     for length in (3.0, 14.0, 159.0):
         pm.expected_counts(study_with().replace({"channel.length_km": length, "source.intensities[0]": 0.3 + length / 1e3}))
