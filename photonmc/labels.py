@@ -84,6 +84,28 @@ def unit_of(result: Result, path: str) -> str:
     return (limits.unit if limits else "") or "1"
 
 
+def _config(result: Result) -> dict[str, Any]:
+    """Sections of the study with its marks, as in TOML; long axes are named instead, their values are coordinates."""
+    sections = as_sections(result.study)
+    if result.samplers[0] == "measured":
+        sections = {name: values for name, values in sections.items() if name not in ("channel", "receiver")}
+    marks: dict[str, Any] = {}
+    for axis in result.study.axes:
+        for path, values in zip(axis.paths, axis.values, strict=True):
+            marks[path] = {"values": values.tolist() if len(axis) <= 200 else f"coordinate {path}"}
+            if len(axis.paths) > 1:
+                marks[path]["zip"] = axis.name
+    for mark in result.study.free:
+        marks[mark.path] = {"optimize": [mark.low, mark.high], "start": mark.first()}
+    for path, mark in marks.items():
+        section, name, *index = split_path(path)
+        if index:
+            sections[str(section)][str(name)][index[0]] = mark
+        else:
+            sections[str(section)][str(name)] = mark
+    return sections
+
+
 def dataset(result: Result) -> xarray.Dataset:
     """The result as a labelled dataset."""
     import xarray
@@ -150,11 +172,7 @@ def dataset(result: Result) -> xarray.Dataset:
         attributes["sampler"] = str(result.samplers[0])
     if not study.axes:
         attributes["reason"] = result.reason()
-    measured = result.samplers[0] == "measured"
-    sections = {
-        name: values for name, values in as_sections(study).items() if not measured or name not in ("channel", "receiver")
-    }
-    attributes["config"] = json.dumps(sections)
+    attributes["config"] = json.dumps(_config(result))
     return xarray.Dataset(data, coordinates, attributes)
 
 

@@ -109,7 +109,7 @@ def _draw_scan(axes: Axes, result: Result) -> None:
         if dead.any():
             axes.set_title(f"no key at {int(dead.sum())} of {dead.size} points", fontsize=9, color="0.35", loc="right")
     axes.set_xlabel(_label(result, first.paths[0]))
-    axes.set_ylabel("Secret key per pulse [bit]" if keyed else "Sifted Z detections")
+    axes.set_ylabel("Secret key [bit/pulse]" if keyed else "Sifted Z detections")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
 

@@ -104,7 +104,8 @@ class Result:
             if self.realizations.max() > 1:
                 values["probability_no_key"] = keys.probability_no_key
             if np.any(keys.status & BIT["sampling_bound_unsafe"]):
-                values["secret_key_bits_yin_safe"] = keys.yin_safe
+                unsafe = keys.status & BIT["sampling_bound_unsafe"] > 0
+                values["secret_key_bits_yin_safe"] = np.where(unsafe, keys.yin_safe, np.nan)
         for basis, name in enumerate("zx"):
             values[f"qber_{name}"] = _quotient(errors[:, basis], detections[:, basis])
         values["pulses"] = np.where(np.isfinite(pulses), pulses, np.nan)
@@ -197,12 +198,18 @@ class Result:
             f"detections give no key, but would give {free:.4g} bit if counts did not fluctuate. Sample longer, or balance "
             "bases and intensities.",
             "no_key_multiphoton": "No single-photon detections can be guaranteed: "
-            + ("multi-photon pulses explain all detections." if detections.all() else "nothing was detected in a basis."),
+            + (
+                "multi-photon pulses and noise can explain all of them."
+                if detections.all()
+                else "nothing was detected in a basis."
+            ),
             "no_key_dark_counts": f"Dark counts make most errors (QBER {qber_z} in Z): the signal is too weak against them.",
             "no_key_errors": f"Too many errors (QBER {qber_z} in Z, {qber_x} in X).",
         }
         commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
         said = [sentences[word] for word in commonest] or [sampler]
+        if self.tuned and commonest:
+            said.append("No settings within the bounds were found that give a key.")
         if mask & BIT["outside_validity"]:
             said.append("Outside of validity: counts exceed what was sent, or a term of the proof is no finite number.")
         if mask & BIT["sampling_bound_unsafe"]:
@@ -225,13 +232,17 @@ class Result:
     def to_csv(self) -> str:
         """Counts table as CSV; with a scan, a column an axis first. `photonmc key` reads that of one sampled point."""
         paths = [path for axis in self.study.axes for path in axis.paths]
+        columns = ["basis", "intensity", "sent", "detections", "errors"]
+        sent = self.counts.sent
+        if "measured" in self.samplers and np.any(sent != np.floor(sent)):
+            columns.remove("sent")  # it was not measured: a mean stands in its place, and would on reading the file again
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*paths, "basis", "intensity", "sent", "detections", "errors"])
+        writer.writerow([*paths, *columns])
         for index in range(len(self)):
             settings = self.study.settings(index)
             for row in self.rows(index):
-                writer.writerow([*(settings[path] for path in paths), *row.values()])
+                writer.writerow([*(settings[path] for path in paths), *(row[column] for column in columns)])
         return text.getvalue()
 
     def to_xarray(self) -> xarray.Dataset:

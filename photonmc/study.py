@@ -218,13 +218,23 @@ def checked(study: Study) -> Study:
                 found = list(out_of_range(f"{section}.{name}", value, fields_of(cls)[name]))
                 invalid |= {mistake.path for mistake in found}
                 mistakes += found
+    bad_marks = list(_bad_marks(study.free))
+    mistakes += bad_marks
     if study.points > MAX_POINTS:
         mistakes.append(Mistake("", f"a scan may have {MAX_POINTS:g} points, but this one has {study.points:g}"))
-    else:
+    elif not bad_marks:  # rules that read such bounds would only say the same in other words
         mistakes += broken_rules(sections, invalid, study.axes, study.free)
     if mistakes:
         raise ConfigError(mistakes)
     return study
+
+
+def _bad_marks(free: tuple[Free, ...]) -> Iterator[Mistake]:
+    for mark in free:
+        if not mark.low < mark.high:
+            yield Mistake(mark.path, f"bounds must be low < high, but are [{mark.low:g}, {mark.high:g}]")
+        elif not mark.low <= mark.first() <= mark.high:
+            yield Mistake(f"{mark.path}.start", f"must lie in [{mark.low:g}, {mark.high:g}], but is {mark.first():g}")
 
 
 def _plain(leaf: Any) -> Any:

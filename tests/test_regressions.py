@@ -207,3 +207,47 @@ def test_stopped_runs_leave_nothing(tmp_path, number, code):
     _, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_key_reads_the_csv_that_it_wrote(cli, tmp_path):
+    """Counts without `sent` come back without it: a mean is no count."""
+    counts, short, again = (tmp_path / name for name in ("a.csv", "b.csv", "c.csv"))
+    cli("run", FIBER, "--out", counts, "--seed", "5")
+    rows = [line.split(",") for line in counts.read_text().splitlines()]
+    short.write_text("\n".join(",".join(cells[:2] + cells[3:]) for cells in rows) + "\n")
+    first = json.loads(
+        cli(
+            "key",
+            FIBER,
+            "--counts",
+            short,
+            "--out",
+            again,
+            "--json",
+            "--set",
+            "source.intensity_probabilities=[0.71, 0.19, 0.1]",
+        )[1]
+    )
+    assert again.read_text() == short.read_text()
+    second = json.loads(
+        cli("key", FIBER, "--counts", again, "--json", "--set", "source.intensity_probabilities=[0.71, 0.19, 0.1]")[1]
+    )
+    assert first == second
+
+
+def test_netcdf_config_holds_the_marks():
+    study = pm.load_config(FIBER, ["channel.length_km={values=[10, 90, 160]}", "run.sampler=expected"])
+    data = pm.simulate(study).to_xarray()
+    assert json.loads(data.attrs["config"])["channel"]["length_km"] == {"values": [10.0, 90.0, 160.0]}
+    unsafe = (data["status"].values & 64) > 0
+    assert unsafe.any() and not unsafe.all()
+    np.testing.assert_array_equal(np.isnan(data["secret_key_bits_yin_safe"].values), ~unsafe)
+    best = pm.optimize(pm.load_config(FIBER, ["channel.length_km=400.0"]), free={"source.intensities[0]": (0.15, 0.9)})
+    assert json.loads(best.to_xarray().attrs["config"])["source"]["intensities"][0]["optimize"] == [0.15, 0.9]
+    assert "No settings within the bounds" in best.point()["reason"]
+
+
+def test_reversed_bounds_are_said():
+    with pytest.raises(pm.ConfigError, match="bounds must be low < high") as raised:
+        pm.optimize(pm.load_config(FIBER), free={"source.intensities[0]": (0.9, 0.1)})
+    assert len(raised.value.mistakes) == 1
