@@ -54,6 +54,7 @@ Out = Annotated[
     ),
 ]
 Json = Annotated[bool, Parameter(name="--json", help="Print exactly one JSON object on stdout.", negative=())]
+Seed = Annotated[str | None, Parameter(help="Seed, instead of run.seed.")]
 Force = Annotated[bool, Parameter(name="--force", help="Replace files of --out that exist.", negative=())]
 
 
@@ -62,7 +63,7 @@ def run(
     config: str,
     *,
     set_: Set = [],  # noqa: B006
-    seed: Annotated[str | None, Parameter(help="Seed, instead of run.seed.")] = None,
+    seed: Seed = None,
     sampler: Annotated[str | None, Parameter(help="auto, expected, counts or pulses, instead of run.sampler.")] = None,
     out: Out = [],  # noqa: B006
     force: Force = False,
@@ -72,7 +73,6 @@ def run(
     from photonmc.runner import run_refusals, simulate
 
     study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, run_refusals)
-
     _deliver(simulate(study), out, force, json_)
 
 
@@ -119,7 +119,7 @@ def optimize(
     config: str,
     *,
     set_: Set = [],  # noqa: B006
-    seed: Annotated[str | None, Parameter(help="Seed, instead of run.seed.")] = None,
+    seed: Seed = None,
     sampler: Annotated[str | None, Parameter(help="auto or expected, instead of run.sampler.")] = None,
     out: Out = [],  # noqa: B006
     force: Force = False,
@@ -208,9 +208,7 @@ def _study(
     study, realizations = None, 1
     try:
         study = load_config(config, overrides, measured)
-        scanned = (zip(axis.paths, axis.values, strict=True) for axis in study.axes)
-        counts = [int(values.max()) for axis in scanned for path, values in axis if path == "run.realizations"]
-        realizations = max([study.run.realizations, *counts])
+        realizations = max(study.values_of("run.realizations"))
         mistakes += refusals(study)
     except ConfigError as error:
         mistakes += error.mistakes

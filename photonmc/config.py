@@ -9,7 +9,7 @@ import importlib.resources
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from photonmc.link import Link
 from photonmc.marks import take_marks
 from photonmc.rules import broken_rules
 from photonmc.schema import validate
-from photonmc.study import MAX_POINTS, Study, as_sections
+from photonmc.study import MAX_POINTS, Study, marked_sections
 
 MAX_FILE_BYTES = 1 << 20
 """Largest input file that is read [bytes]; a real one has a few thousand."""
@@ -170,8 +170,7 @@ def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = ()) -> 
     axes, free = take_marks(tree, found, spoiled)
     parsed = validate(tree, found, spoiled)
     invalid = {mistake.path for mistake in found} | spoiled
-    if math.prod(len(axis) for axis in axes) > MAX_POINTS:
-        count = math.prod(len(axis) for axis in axes)
+    if (count := math.prod(len(axis) for axis in axes)) > MAX_POINTS:
         found.append(Mistake("", f"a scan may have {MAX_POINTS:.0e} points in all, but the axes multiply to {count:.3g}"))
     else:
         found += broken_rules(tree, invalid, axes, free)
@@ -212,26 +211,18 @@ def _unusable_values(tree: Json, path: tuple[str | int, ...] = ()) -> Iterator[M
 
 def resolved_toml(study: Study) -> str:
     """The whole study as TOML, every default written out, so that it loads to the same study."""
-    marks: dict[str, str] = {}
-    for axis in study.axes:
-        for path, values in zip(axis.paths, axis.values, strict=True):
-            together = f", zip = {json.dumps(axis.name)}" if len(axis.paths) > 1 else ""
-            marks[path] = f"{{ values = {_toml(values.tolist(), '', {})}{together} }}"
-    for mark in study.free:
-        start = "" if mark.start is None else f", start = {mark.start!r}"
-        marks[mark.path] = f"{{ optimize = [{mark.low!r}, {mark.high!r}]{start} }}"
     lines = ["schema = 1"]
-    for section, fields in as_sections(study).items():
+    for section, fields in marked_sections(study).items():
         lines += ["", f"[{section}]"]
-        lines += [f"{name} = {_toml(value, f'{section}.{name}', marks)}" for name, value in fields.items()]
+        lines += [f"{name} = {_toml(value)}" for name, value in fields.items()]
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: Any, path: str, marks: Mapping[str, str]) -> str:
-    if path in marks:
-        return marks[path]
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
-        return "[" + ", ".join(_toml(item, f"{path}[{index}]", marks) for index, item in enumerate(value)) + "]"
+        return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, (bool, str)):
         return json.dumps(value)
     return repr(value)

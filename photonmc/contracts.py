@@ -149,10 +149,6 @@ class Receiver(Protocol):
         """Photon by photon, per lane: did detector 0 click, did detector 1, noise included."""
         ...
 
-    def memory(self) -> list[tuple[str, Any]]:
-        """Settings, and their values, that make one gate depend on earlier ones or on timing."""
-        ...
-
 
 class ProtocolModel(Protocol):
     """Settings, outcomes and sifting of one QKD protocol."""

@@ -11,7 +11,7 @@ import numpy as np
 from photonmc.fields import fields_of, split_path
 from photonmc.protocol.bb84 import BASES
 from photonmc.status import WORDS, words
-from photonmc.study import Study, as_sections
+from photonmc.study import Study, as_sections, marked_sections
 
 if TYPE_CHECKING:
     import xarray
@@ -85,25 +85,19 @@ def unit_of(result: Result, path: str) -> str:
 
 
 def _config(result: Result) -> dict[str, Any]:
-    """Sections of the study with its marks, as in TOML; long axes are named instead, their values are coordinates."""
-    sections = as_sections(result.study)
+    """Sections of the study as in TOML, marks included; long axes are named instead, their values are coordinates."""
+    sections = marked_sections(result.study)
     if result.samplers[0] == "measured":
         sections = {name: values for name, values in sections.items() if name not in ("channel", "receiver")}
-    marks: dict[str, Any] = {}
-    for axis in result.study.axes:
-        for path, values in zip(axis.paths, axis.values, strict=True):
-            marks[path] = {"values": values.tolist() if len(axis) <= 200 else f"coordinate {path}"}
-            if len(axis.paths) > 1:
-                marks[path]["zip"] = axis.name
-    for mark in result.study.free:
-        marks[mark.path] = {"optimize": [mark.low, mark.high], "start": mark.first()}
-    for path, mark in marks.items():
-        section, name, *index = split_path(path)
-        if index:
-            sections[str(section)][str(name)][index[0]] = mark
-        else:
-            sections[str(section)][str(name)] = mark
-    return sections
+
+    def shortened(value: Any, path: str) -> Any:
+        if isinstance(value, list):
+            return [shortened(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        if isinstance(value, dict) and len(value.get("values", ())) > 200:
+            return {**value, "values": f"coordinate {path}"}
+        return value
+
+    return {s: {name: shortened(v, f"{s}.{name}") for name, v in values.items()} for s, values in sections.items()}
 
 
 def dataset(result: Result) -> xarray.Dataset:

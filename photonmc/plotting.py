@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from photonmc.labels import unit_of
-from photonmc.units import plob_bound
+from photonmc.units import binary_entropy, plob_bound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,28 +127,21 @@ def _draw_breakdown(axes: Axes, result: Result) -> None:
 
     sifted = float(result.scalars["sifted_z"][0])
     terms = {name: float(v[0]) for name, v in result.keys.terms.items()} if result.keys is not None else {}
-    if "epsilon_cost_bits" in terms:
-        single, vacuum = terms["single_photon_detections_z"], terms["vacuum_detections_z"]
-        e = min(max(terms["phase_error_z"], 0.0), 0.5)
-        entropy = 0.0 if e == 0 else -(e * np.log2(e) + (1 - e) * np.log2(1 - e))
+    if terms:
+        # a finite key comes from all intensities and credits vacuum; the asymptotic one from the strongest alone
+        finite = "epsilon_cost_bits" in terms
+        start = sifted if finite else float(result.counts.detections[0, 0, 0])
+        single, vacuum = terms["single_photon_detections_z"], terms.get("vacuum_detections_z", 0.0)
+        with jax.enable_x64(True):
+            entropy = float(binary_entropy(terms["phase_error_z"]))
         steps = [
-            ("Sifted Z detections", sifted),
-            ("not guaranteed to be\nsingle photons or vacuum", -(sifted - single - vacuum)),
-            ("phase errors", -single * entropy),
-            ("error correction", -terms["leak_bits"]),
-            ("secrecy and\ncorrectness", -terms["epsilon_cost_bits"]),
-        ]
-    elif terms:
-        # the asymptotic key comes from the strongest intensity alone
-        signal = float(result.counts.detections[0, 0, 0])
-        single, e = terms["single_photon_detections_z"], terms["phase_error_z"]
-        entropy = 0.0 if e == 0 else -(e * np.log2(e) + (1 - e) * np.log2(1 - e))
-        steps = [
-            ("Sifted Z detections\nof the signal", signal),
-            ("not guaranteed to be\nsingle photons", -(signal - single)),
+            ("Sifted Z detections" if finite else "Sifted Z detections\nof the signal", start),
+            ("not guaranteed to be\nsingle photons" + " or vacuum" * finite, -(start - single - vacuum)),
             ("phase errors", -single * entropy),
             ("error correction", -terms["leak_bits"]),
         ]
+        if finite:
+            steps.append(("secrecy and\ncorrectness", -terms["epsilon_cost_bits"]))
     else:
         rows = list(result.rows(0))
         axes.barh(

@@ -99,12 +99,12 @@ class Result:
             values["secret_key_bits"] = keys.bits
             values["secret_key_bits_per_pulse"] = keys.bits_per_pulse
             values["secret_key_rate_bps"] = keys.bits_per_pulse * self.pulse_rate_hz
-            if self._redrawn():
+            if not np.isnan(keys.standard_error).all():
                 values["secret_key_bits_standard_error"] = keys.standard_error
             if self.realizations.max() > 1:
                 values["probability_no_key"] = keys.probability_no_key
-            if np.any(keys.status & BIT["sampling_bound_unsafe"]):
-                unsafe = keys.status & BIT["sampling_bound_unsafe"] > 0
+            unsafe = keys.status & BIT["sampling_bound_unsafe"] > 0
+            if unsafe.any():
                 values["secret_key_bits_yin_safe"] = np.where(unsafe, keys.yin_safe, np.nan)
         for basis, name in enumerate("zx"):
             values[f"qber_{name}"] = _quotient(errors[:, basis], detections[:, basis])
@@ -112,9 +112,6 @@ class Result:
         for basis, name in enumerate("zx"):
             values[f"sifted_{name}"] = detections[:, basis] / self.realizations
         return values
-
-    def _redrawn(self) -> bool:
-        return bool(np.any((self.realizations == 1) & np.isin(self.samplers, ("counts", "pulses"))))
 
     # JSON --------------------------------------------------------------------------------------------------------------
 
@@ -136,17 +133,15 @@ class Result:
             tuned = {path: float(values[index]) for path, values in self.tuned.items()}
             out["settings"] = {**self.study.settings(index), **tuned}
         out.update(scalars)
-        if not whole or several or self.samplers[index] == "measured":
-            out.pop("secret_key_bits_standard_error", None)
-        if (keys := self.keys) is not None:
-            if not keys.status[index] & BIT["sampling_bound_unsafe"]:
-                out.pop("secret_key_bits_yin_safe", None)
-            if several:
-                for name, table in (
-                    ("secret_key_bits_quantiles", keys.bits_quantiles),
-                    ("sifted_z_quantiles", keys.sifted_z_quantiles),
-                ):
-                    out[name] = {f"{q:g}": _json_number(v) for q, v in zip(QUANTILES, table[index], strict=True)}
+        for name in ("secret_key_bits_standard_error", "secret_key_bits_yin_safe"):
+            if out.get(name, 0) is None:  # other points have one
+                del out[name]
+        if (keys := self.keys) is not None and several:
+            for name, quantiles in (
+                ("secret_key_bits_quantiles", keys.bits_quantiles),
+                ("sifted_z_quantiles", keys.sifted_z_quantiles),
+            ):
+                out[name] = {f"{q:g}": _json_number(v) for q, v in zip(QUANTILES, quantiles[index], strict=True)}
         out["counts"] = list(self.rows(index))
         if self.truth is not None and self.samplers[index] != "expected":
             out["truth"] = list(self._truth_rows(index))

@@ -66,7 +66,7 @@ def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
         yield Mistake(path, f"{analysis} takes {wanted} intensities, but there are {len(values)}")
         return
     bounds = _intervals(values, path, free)
-    if analysis in ("lim2014", "ma2005"):
+    if ANALYSES[analysis].sum_rule:
         weakest = bounds[2][0]
         middle = max(bounds[1][0], weakest)
         if not bounds[0][1] > middle + weakest:
@@ -186,7 +186,7 @@ def broken_rules(
     bounds = {mark.path: mark for mark in free}
     # limits are monotone in each number alone, so that its ends speak for all of an axis that is not zipped
     ends = [_ends(axis) for axis in axes]
-    ends += (Axis(m.path, (m.path,), (np.array([m.low, m.high]),)) for m in free if "intensit" not in m.path)
+    ends += (Axis(m.path, (m.path,), (np.array([m.low, m.high]),)) for m in free if "[" not in m.path)
     for rule in RULES:
         used: tuple[Axis, ...] = ()
         while True:

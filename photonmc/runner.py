@@ -38,6 +38,7 @@ class Part(NamedTuple):
     truth: Truth | None
     keys: Keys | None
     realizations: np.ndarray
+    tuned: dict[str, np.ndarray]
 
 
 @jax.jit
@@ -139,7 +140,7 @@ def simulate(study: Study, sampler: str | None = None, seed: int | None = None) 
         raise ConfigError(refused)
     parts = []
     with jax.enable_x64(True):
-        for points, batch in study.batches(max(1, BATCH // study.run.realizations)):
+        for points, batch in study.batches(max(1, BATCH // max(study.values_of("run.realizations")))):
             parts.append(_simulate_batch(points, batch))
     return assembled(study, parts)
 
@@ -168,7 +169,7 @@ def analyze(counts: Counts, study: Study) -> Result:
     batched = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], counts)
     with jax.enable_x64(True):
         _, batch = next(study.batches(1))
-        keys = _keys(batched, batch, np.zeros((1, 1)))
+        keys = _keys(batched, batch, np.full((1, 1), np.nan))
     summed = jax.tree.map(lambda array: array[:, 0], batched)
     return assembled(study, [_part(np.array([0]), batch, "measured", summed, None, keys, 1)])
 
@@ -194,7 +195,7 @@ def _simulate_batch(points: np.ndarray, batch: Study) -> Part:
     kernel = kernel_study(batch)
     point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
     tables = np.asarray(_table_batch(point_keys, kernel))[:, 0]
-    stops = [_stop(kernel, index) for index in range(len(points))]
+    stops = _stops(kernel)
     _refuse_endless(points, tables, stops)
     realizations = batch.run.realizations
     gathered, truths, errors = [], [], np.full((len(points), realizations), np.nan)
@@ -220,11 +221,13 @@ def _simulate_batch(points: np.ndarray, batch: Study) -> Part:
     return _part(points, batch, sampler, summed, truth, keys, realizations)
 
 
-def expected_part(points: np.ndarray, batch: Study) -> Part:
-    """Expectation, and its keys, of stacked points."""
+def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray] | None = None) -> Part:
+    """Expectation, and its keys, of stacked points, at the settings found for them where those were tuned."""
+    batch = batch.replace(tuned or {})
     counts = jax.tree.map(lambda array: np.asarray(array)[:, None], _expected_batch(kernel_study(batch)))
     keys = None if batch.security is None else _keys(counts, batch, np.full(counts.pulses.shape, np.nan))
-    return _part(points, batch, "expected", jax.tree.map(lambda array: array[:, 0], counts), None, keys, 1)
+    part = _part(points, batch, "expected", jax.tree.map(lambda array: array[:, 0], counts), None, keys, 1)
+    return part._replace(tuned=tuned or {})
 
 
 def _part(
@@ -247,16 +250,17 @@ def _part(
         truth,
         keys,
         np.full(len(points), realizations),
+        {},
     )
 
 
-def _stop(batch: Study, index: int) -> tuple[int | None, int | None]:
-    """Whole pulses, or whole Z detections, at which the block of a point stops."""
+def _stops(batch: Study) -> list[tuple[int | None, int | None]]:
+    """Whole pulses, or whole Z detections, at which the block of each point stops."""
     run = batch.run
     if run.block_size_z is not None:
-        return None, max(1, round(float(np.asarray(run.block_size_z)[index])))
+        return [(None, max(1, round(size))) for size in np.asarray(run.block_size_z).tolist()]
     pulses = np.asarray(run.fixed_pulses(batch.link.source.pulse_rate_hz))
-    return max(1, round(float(pulses[index]))), None
+    return [(max(1, round(number)), None) for number in pulses.tolist()]
 
 
 def _refuse_endless(points: np.ndarray, tables: np.ndarray, stops: list[tuple[int | None, int | None]]) -> None:
@@ -319,7 +323,7 @@ def _keys(counts: Counts, batch: Study, standard_error: np.ndarray) -> Keys:
     )
 
 
-def assembled(study: Study, parts: list[Part], tuned: dict[str, np.ndarray] | None = None) -> Result:
+def assembled(study: Study, parts: list[Part]) -> Result:
     """Result of all points from its parts, back in row-major order."""
     order = np.argsort(np.concatenate([part.points for part in parts]), kind="stable")
     drawn = next((part.truth for part in parts if part.truth is not None), None)
@@ -339,7 +343,7 @@ def assembled(study: Study, parts: list[Part], tuned: dict[str, np.ndarray] | No
         truth=joined.truth,
         realizations=joined.realizations,
         keys=joined.keys,
-        tuned=tuned or {},
+        tuned=joined.tuned,
     )
 
 

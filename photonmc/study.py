@@ -13,7 +13,7 @@ import numpy as np
 
 from photonmc.contracts import record
 from photonmc.errors import ConfigError, Mistake, PrecisionError
-from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, split_path, suggestion
+from photonmc.fields import SECTIONS, TAGGED, fields_of, record_class, split_path, suggestion
 from photonmc.link import Link
 from photonmc.rules import broken_rules
 from photonmc.sampling import Run
@@ -110,6 +110,11 @@ class Study:
         indices = np.unravel_index(point, self.shape) if self.axes else ()
         return {p: v for axis, i in zip(self.axes, indices, strict=True) for p, v in axis.at(int(i)).items()}
 
+    def values_of(self, path: str) -> list[Any]:
+        """All values that a field takes over the points, in the order of its axis."""
+        scanned = (zip(axis.paths, axis.values, strict=True) for axis in self.axes)
+        return next((v.tolist() for axis in scanned for p, v in axis if p == path), [value_at(self, path)])
+
     def at(self, point: int) -> Study:
         """Study of a single point."""
         return dataclasses.replace(self.replace(self.settings(point)), axes=())
@@ -176,6 +181,24 @@ def as_sections(study: Study) -> dict[str, dict[str, Any]]:
             plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
             tag = TAGGED[name][0] if name in TAGGED else None
             sections[name] = {tag: plain.pop(tag), **plain} if tag in plain else plain
+    return sections
+
+
+def marked_sections(study: Study) -> dict[str, dict[str, Any]]:
+    """`as_sections` with the marks of scans and optimizations at their places, as in TOML."""
+    marks: dict[str, Any] = {}
+    for axis in study.axes:
+        together = {"zip": axis.name} if len(axis.paths) > 1 else {}
+        marks |= {p: {"values": v.tolist(), **together} for p, v in zip(axis.paths, axis.values, strict=True)}
+    for mark in study.free:
+        start = {} if mark.start is None else {"start": mark.start}
+        marks[mark.path] = {"optimize": [mark.low, mark.high], **start}
+    sections = as_sections(study)
+    for path, marked in marks.items():
+        section, name, *index = split_path(path)
+        holder: Any = sections[str(section)]
+        holder, key = (holder[name], index[0]) if index else (holder, name)
+        holder[key] = marked
     return sections
 
 
@@ -252,6 +275,3 @@ def require_x64_for_tracers(*trees: Any) -> None:
     """Refuse tracers while x64 is off: inside a foreign transformation our own x64 scope would not hold."""
     if not is_concrete(trees) and jnp.result_type(float) != jnp.float64:
         raise PrecisionError("photonmc needs float64: wrap the call in `with jax.enable_x64(True):`")
-
-
-__all__ = ["Axis", "Free", "Study", "as_sections", "checked", "join_path", "kernel_study"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +24,7 @@ def optimize_refusals(study: Study) -> Iterator[Mistake]:
         yield Mistake("", "mark at least one setting to optimize, such as { optimize = [0.1, 1.0] }")
     if study.security is None:
         yield Mistake("security", "is required: the key is what is optimized")
-    scanned = [v for axis in study.axes for path, v in zip(axis.paths, axis.values, strict=True) if path == "run.sampler"]
-    for sampler in scanned[0].tolist() if scanned else [study.run.sampler]:
+    for sampler in study.values_of("run.sampler"):
         if sampler not in ("auto", "expected"):
             yield Mistake("run.sampler", f'must be "auto" or "expected" to optimize, but is "{sampler}"')
 
@@ -53,7 +51,7 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
     if found := list(optimize_refusals(study)):
         raise ConfigError(found)
     study = checked(study)
-    parts, tuned, order = [], [], []
+    parts = []
     size = min(study.points, BATCH)
     with jax.enable_x64(True):
         for points, batch in study.batches(size):
@@ -62,11 +60,7 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
             padded = jax.tree.map(
                 lambda leaf, n=missing: np.concatenate([leaf, np.repeat(leaf[-1:], n, axis=0)]), kernel_study(batch)
             )
-            values = [np.asarray(v)[: len(points)] for v in best_settings(padded, study.free, study.security.analysis)]
-            settings: dict[str, Any] = {mark.path: v for mark, v in zip(study.free, values, strict=True)}
-            parts.append(expected_part(points, batch.replace(settings)))
-            tuned.append(values)
-            order.append(points)
-    place = np.argsort(np.concatenate(order))
-    columns = [np.concatenate(column)[place] for column in zip(*tuned, strict=True)]
-    return assembled(study, parts, {mark.path: column for mark, column in zip(study.free, columns, strict=True)})
+            found_values = best_settings(padded, study.free, study.security.analysis)
+            tuned = {mark.path: v[: len(points)] for mark, v in zip(study.free, found_values, strict=True)}
+            parts.append(expected_part(points, batch, tuned))
+    return assembled(study, parts)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import photonmc as pm
 from photonmc import config, schema
 from photonmc.errors import ConfigError
+from photonmc.study import as_sections
 
 TEXT = (ROOT / "configs" / "fiber.toml").read_text()
 FILES = sorted((ROOT / "configs").glob("*.toml"))
@@ -163,6 +164,14 @@ def test_scan_values_and_order():
     assert np.isfinite(pm.simulate(log, sampler="counts").keys.bits).all()
 
 
+def test_all_values_of_a_field():
+    study = pm.load_config(
+        ROOT / "configs" / "fiber.toml", ['run.realizations={values=[1, 900], zip="a"}', 'run.seed={values=[3, 4], zip="a"}']
+    )
+    assert study.values_of("run.realizations") == [1, 900] and study.values_of("run.seed") == [3, 4]
+    assert study.values_of("run.sampler") == ["auto"] and study.values_of("source.intensities[1]") == [0.1]
+
+
 def test_scanned_words_are_programs_of_their_own():
     overrides = ['security.concentration={values=["hoeffding", "kl"]}', "channel.length_km={values=[10, 30]}"]
     result = pm.simulate(pm.load_config(ROOT / "configs" / "fiber.toml", overrides), sampler="expected")
@@ -227,4 +236,4 @@ def test_fuzz(data):
         assert error.mistakes and all(mistake.message for mistake in error.mistakes)
     else:
         assert config.study_from_tree(tomllib.loads(config.resolved_toml(study))) == study
-        json.dumps(config.as_sections(study))
+        json.dumps(as_sections(study))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
 
-class _Constant:
+class _Constant(abc.ABC):
     """Shared by channels of one state: a single quadrature node of weight 1, the same state in every block."""
 
     coherence_time_s: ClassVar[float] = math.inf
 
+    @abc.abstractmethod
     def total_loss_db(self) -> Float[Array, ""]:
         """Loss from Alice's exit to the receiver's entrance [dB]."""
-        raise NotImplementedError
 
     def nodes(self) -> tuple[ChannelState, Float[Array, " node"]]:
         """One node of weight 1."""

@@ -122,15 +122,3 @@ class ActiveBasis:
         dark_0 = happens(fold_name(key, "detector.0.noise"), noise, lanes)
         dark_1 = happens(fold_name(key, "detector.1.noise"), noise, lanes)
         return hit_0 | dark_0, hit_1 | dark_1
-
-    def memory(self) -> list[tuple[str, Any]]:
-        """Settings away from neutral that a memoryless outcome table cannot represent, with their values."""
-        neutral = {
-            "dead_time_ns": 0.0,
-            "afterpulse_probability": 0.0,
-            "afterpulse_time_ns": None,
-            "timing_jitter_ps": 0.0,
-            "dead_time_kind": "nonparalyzable",
-            "dead_time_policy": "all_live",
-        }
-        return [(name, value) for name, plain in neutral.items() if (value := getattr(self, name)) != plain]

@@ -8,12 +8,12 @@ taking what is left. A coordinate beyond `EDGE` stands on its bound exactly.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from photonmc.security import ANALYSES
 from photonmc.study import Study
 from photonmc.study_axes import Free
 
@@ -24,8 +24,6 @@ EDGE = 40.0
 """Coordinate at which a setting reaches its bound."""
 INNER = 18.0
 """Largest coordinate of the gradient search, where slopes are still felt."""
-SUM_RULE = ("lim2014", "ma2005")
-"""Analyses that need mu1 > mu2 + mu3."""
 _LISTS = ("source.intensities", "source.intensity_probabilities")
 
 
@@ -51,7 +49,7 @@ class Coordinates:
 
     def __init__(self, free: tuple[Free, ...], analysis: str, intensities: int) -> None:
         self.free = free
-        self.sum_rule = analysis in SUM_RULE
+        self.sum_rule = ANALYSES[analysis].sum_rule
         self.marks = {mark.path: mark for mark in free}
         self.intensities = intensities
         shares = [mark for mark in free if mark.path.startswith(_LISTS[1])]
@@ -81,7 +79,7 @@ class Coordinates:
         self._put_intensities(study, put)
         self._put_probabilities(study, put, placed, starts)
         for mark in self.free:
-            if not re.match(r"source\.intensit(ies|y_probabilities)\[", mark.path):
+            if not mark.path.startswith(_LISTS):
                 put(mark.path, mark.low, mark.high)
         return used, placed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import jax
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 SMALLEST = 1e-300
 """Smallest secrecy or correctness parameter, far from where float64 ends."""
-Epsilon = Annotated[float, Range(SMALLEST, 0.1)]
-EFFICIENCY = Annotated[float, Range(1.0, 5.0)]
 MAX_EPSILON = 0.1
 """Largest secrecy parameter, also of one that grows with the length."""
+Epsilon = Annotated[float, Range(SMALLEST, MAX_EPSILON)]
+EFFICIENCY = Annotated[float, Range(1.0, 5.0)]
 
 
 def poisson_mixture(n: int, mu: Float[Array, " intensity"], p: Float[Array, " intensity"]) -> Number:
@@ -45,7 +46,7 @@ def leaked_bits(errors: Number, detections: Number, efficiency: Any) -> Number:
 
 
 @record
-class FiniteKey:
+class FiniteKey(abc.ABC):
     """Settings of a finite-key proof with decoy states; the subclasses hold the proofs."""
 
     epsilon_correctness: Annotated[float, Range(SMALLEST, 1.0, open_high=True)]
@@ -67,20 +68,20 @@ class FiniteKey:
     """Number of equal parts into which the proof splits the secrecy parameter."""
     intensity_count: ClassVar[int]
     """Number of intensities that the proof takes."""
+    sum_rule: ClassVar[bool] = False
+    """Whether the strongest intensity must exceed the sum of the others."""
 
+    @abc.abstractmethod
     def estimates(
         self, counts: Counts, mu: Any, p: Any, eps: Number, fluctuating: bool
     ) -> tuple[Terms, Number, Number, Number, Number, Number]:
         """Proof-specific bounds: extra terms, then s_Z0, s_Z1, s_X1, v_X1 and the total of the X detections."""
-        raise NotImplementedError
 
-    def bounds(
-        self, observed: Any, total: Number, eps: Number, fluctuating: bool, concentration: str | None = None
-    ) -> tuple[Any, Any]:
+    def bounds(self, observed: Any, total: Number, eps: Number, fluctuating: bool) -> tuple[Any, Any]:
         """Lower and upper bound of the expectation of counts among `total` trials; inside [0, total] with `clamp`."""
         if not fluctuating:
             return observed, observed
-        lower, upper = CONCENTRATIONS[concentration or self.concentration](observed, total, -jnp.log(eps))
+        lower, upper = CONCENTRATIONS[self.concentration](observed, total, -jnp.log(eps))
         return (jnp.maximum(lower, 0.0), jnp.minimum(upper, total)) if self.clamp else (lower, upper)
 
     def evaluate(self, counts: Counts, link: Link, protocol: Any, fluctuating: bool = True) -> Terms:

@@ -29,6 +29,7 @@ class Lim2014(FiniteKey):
 
     parts: ClassVar[float] = 21.0
     intensity_count: ClassVar[int] = 3
+    sum_rule: ClassVar[bool] = True
 
     def estimates(
         self, counts: Counts, mu: Any, p: Any, eps: Number, fluctuating: bool

@@ -32,6 +32,7 @@ class Ma2005:
     analysis: Literal["ma2005"] = static(default="ma2005")
 
     intensity_count: ClassVar[int] = 3
+    sum_rule: ClassVar[bool] = True
 
     def evaluate(self, counts: Counts, link: Link, protocol: Any, fluctuating: bool = True) -> Terms:
         """Every term of the rate; `secret_key_bits_real` is the rate times the pulses."""
