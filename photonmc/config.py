@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from photonmc.errors import ConfigError, Mistake
-from photonmc.fields import join_path, shown, split_path, suggestion
+from photonmc.errors import ConfigError, Mistake, suggestion
+from photonmc.fields import join_path, record_class, shown, split_path
 from photonmc.link import Link
 from photonmc.marks import take_marks
 from photonmc.rules import broken_rules
@@ -111,7 +111,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), measured: bool 
     except ConfigError as error:  # mistakes in the overrides are said as well
         raise ConfigError([*error.mistakes, *apply_overrides({}, overrides)]) from None
     mistakes = apply_overrides(tree, overrides)
-    return study_from_tree({**tree, **copy.deepcopy(LEFT_ALONE)} if measured else tree, mistakes)
+    folder = Path() if ready else Path(path).parent
+    return study_from_tree({**tree, **copy.deepcopy(LEFT_ALONE)} if measured else tree, mistakes, folder)
 
 
 def parse_toml(text: str, name: str) -> dict[str, Json]:
@@ -154,8 +155,13 @@ def _override_value(text: str) -> Json:
     return parsed["value"] if set(parsed) == {"value"} else text
 
 
-def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = ()) -> Study:
+def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = (), folder: Path = Path()) -> Study:
     """Study of a parsed TOML file.
+
+    Args:
+        tree: The parsed file.
+        mistakes: What is known to be wrong with it already.
+        folder: Where files that it names are looked for.
 
     Raises:
         ConfigError: With all mistakes at once, those given included.
@@ -169,15 +175,34 @@ def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = ()) -> 
     spoiled: set[str] = set()
     axes, free = take_marks(tree, found, spoiled)
     parsed = validate(tree, found, spoiled)
+    channel = _with_its_file(tree, folder, found) if parsed is None else _loaded(parsed.channel, folder, found)
     invalid = {mistake.path for mistake in found} | spoiled
     if (count := math.prod(len(axis) for axis in axes)) > MAX_POINTS:
         found.append(Mistake("", f"a scan may have {MAX_POINTS:.0e} points in all, but the axes multiply to {count:.3g}"))
     else:
-        found += broken_rules(tree, invalid, axes, free)
+        found += broken_rules(tree, invalid, axes, free, getattr(channel, "pulses", None))
     if found or parsed is None:
         raise ConfigError(found)
-    study = Study(Link(parsed.source, parsed.channel, parsed.receiver), parsed.protocol, parsed.run, parsed.security)
+    study = Study(Link(parsed.source, channel, parsed.receiver), parsed.protocol, parsed.run, parsed.security)
     return dataclasses.replace(study, axes=tuple(axes), free=tuple(free))
+
+
+def _loaded(channel: Any, folder: Path, found: list[Mistake]) -> Any:
+    """A channel with its file read; None, and the mistakes of the file, where that cannot be."""
+    try:
+        return channel.loaded(folder) if hasattr(channel, "loaded") else channel
+    except ConfigError as error:
+        found += error.mistakes
+        return None
+
+
+def _with_its_file(tree: dict[str, Json], folder: Path, found: list[Mistake]) -> Any:
+    """Channel of a file with mistakes elsewhere, so that those of its record are told as well."""
+    values = tree.get("channel")
+    cls = record_class("channel", values) if isinstance(values, dict) else None
+    if cls is None or not hasattr(cls, "loaded") or not isinstance(values.get("file"), str):
+        return None
+    return _loaded(cls(file=values["file"]), folder, found)
 
 
 def _depth(tree: Json) -> int:

@@ -76,6 +76,22 @@ class Truth(NamedTuple):
     errors: np.ndarray
 
 
+class Drawn(NamedTuple):
+    """Whole blocks drawn by a sampler, one along the first axis.
+
+    Attributes:
+        pulses: Pulses of each block, shape (draw,).
+        tally: Sifted pulses, shape (draw, basis, intensity, hidden class, result).
+        detector_clicks: Registered clicks of each detector over all pulses, sifted or not, shape (draw, 2).
+        stopped: Whether the run was stopped before the end of the last block.
+    """
+
+    pulses: np.ndarray
+    tally: np.ndarray
+    detector_clicks: np.ndarray
+    stopped: bool = False
+
+
 NO_CLICK, RIGHT, WRONG = 0, 1, 2
 """Last axis of a tally: a sifted pulse without click, with the right bit, with the wrong bit."""
 
@@ -120,20 +136,33 @@ class Source(Protocol):
 class Channel(Protocol):
     """Way from Alice's exit to the receiver's entrance."""
 
-    coherence_time_s: ClassVar[float]
-    """Time for which a drawn state holds [s]; infinite for a channel that never changes."""
-
-    def nodes(self) -> tuple[ChannelState, Float[Array, " node"]]:
-        """Quadrature over time and fading: states with a leading axis, and their weights, which sum to 1."""
+    def pulses(self, pulse_rate_hz: float) -> float:
+        """How many pulses it lasts for; infinite where it always does."""
         ...
 
-    def draw(self, key: Key[Array, ""], blocks: int) -> ChannelState:
-        """One trajectory: states of consecutive blocks along a leading axis."""
+    def block_lengths(self, pulse_rate_hz: float, pulses: int) -> np.ndarray:
+        """Pulses of each block in which one state holds, int64, for a run of so many pulses; host side."""
+        ...
+
+    def nodes(self, gate_s: Any, pulse_rate_hz: Any, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+        """Quadrature over time and fading: states with a leading axis, and their weights, which sum to 1.
+
+        Args:
+            gate_s: Time in which background can fire a detector in one pulse [s].
+            pulse_rate_hz: Pulses sent per second [Hz].
+            pulses: Length of the run; None stands for all that the channel lasts for.
+        """
+        ...
+
+    def draw(self, key: Key[Array, ""], gate_s: Any, blocks: int) -> ChannelState:
+        """One trajectory: states of the first so many blocks along a leading axis."""
         ...
 
 
 class Receiver(Protocol):
     """From photons at the receiver's entrance to clicks."""
+
+    gate_width_ns: float | None
 
     def routing(
         self, state: ChannelState, matched: Float[Array, " cell"], bit: Int[Array, " cell"]
@@ -141,8 +170,14 @@ class Receiver(Protocol):
         """Probabilities that a photon emitted by Alice fires detector 0, and that it fires detector 1."""
         ...
 
-    def clicks(self, light: Float[Array, "cell hidden pattern"], state: ChannelState) -> Float[Array, "cell hidden outcome"]:
+    def clicks(
+        self, light: Float[Array, "cell hidden pattern"], state: ChannelState, relative: tuple[Any, Any] = (1.0, 1.0)
+    ) -> Float[Array, "cell hidden outcome"]:
         """Add noise to the light patterns: outcomes none, only 0, only 1, both read as 0, both read as 1."""
+        ...
+
+    def memory(self, pulse_rate_hz: float) -> Any:
+        """What a click does to later gates, a `photonmc.detector.memory.Memory`; concrete values only."""
         ...
 
     def detect(self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any) -> tuple[Any, Any]:
@@ -160,8 +195,10 @@ class ProtocolModel(Protocol):
         """Probability of each combination of settings of a pulse; sums to 1."""
         ...
 
-    def outcomes(self, link: Link, state: ChannelState) -> Float[Array, "cell hidden outcome"]:
-        """Probability of hidden class and outcome in each cell; sums to 1 over both for each cell."""
+    def outcomes(
+        self, link: Link, state: ChannelState, cells: Any = None, relative: tuple[Any, Any] = (1.0, 1.0)
+    ) -> Float[Array, "cell hidden outcome"]:
+        """Probability of hidden class and outcome in each cell (or those given); sums to 1 over both for each cell."""
         ...
 
     def tally_labels(self, link: Link) -> np.ndarray:

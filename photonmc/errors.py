@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -34,3 +35,9 @@ class ConfigError(PhotonmcError, ValueError):
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes: list[Mistake] = list(dict.fromkeys(mistakes))
         super().__init__("\n".join(map(str, self.mistakes)))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)', or nothing where no known word is close."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""

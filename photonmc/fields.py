@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -18,7 +17,7 @@ from photonmc.protocol import PROTOCOLS
 from photonmc.sampling import Run
 from photonmc.security import ANALYSES
 from photonmc.source import SOURCES
-from photonmc.units import Range
+from photonmc.units import Range, Several
 
 TAGGED: dict[str, tuple[str, Mapping[str, type]]] = {
     "source": ("kind", SOURCES),
@@ -46,7 +45,7 @@ def _describe(hint: Any) -> tuple[Range | None, tuple[Any, ...] | None, type, bo
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         limits = next((extra for extra in arguments[1:] if isinstance(extra, Range)), None)
-        return limits, None, arguments[0], False
+        return limits, None, float if isinstance(limits, Several) else arguments[0], False
     if origin is typing.Literal:
         return None, arguments, str, False
     if origin is tuple:
@@ -59,9 +58,10 @@ def _describe(hint: Any) -> tuple[Range | None, tuple[Any, ...] | None, type, bo
 
 @functools.cache
 def fields_of(cls: Any) -> dict[str, Field]:
-    """Fields of a record, by name."""
+    """Fields of a record that a file may set, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: Field(field.default, *_describe(hints[field.name])) for field in dataclasses.fields(cls)}
+    shown = (field for field in dataclasses.fields(cls) if not field.metadata.get("internal"))
+    return {field.name: Field(field.default, *_describe(hints[field.name])) for field in shown}
 
 
 def record_class(section: str, values: dict[str, Any]) -> type | None:
@@ -89,12 +89,6 @@ def join_path(parts: tuple[str | int, ...]) -> str:
     """Dotted path of its parts."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return text.lstrip(".")
-
-
-def suggestion(word: str, known: Iterator[str] | typing.Iterable[str]) -> str:
-    """' (did you mean ...?)', or nothing where no known word is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def split_path_or_none(path: str) -> tuple[str | int, ...] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from photonmc.contracts import ChannelState, record
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Array, Float, Key
 
 
@@ -24,10 +25,19 @@ class Link:
     channel: Any
     receiver: Any
 
-    def nodes(self) -> tuple[ChannelState, Float[Array, " node"]]:
-        """Quadrature points of the channel and their weights."""
-        return self.channel.nodes()
+    def nodes(self, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+        """Quadrature points of the channel and their weights, over the first pulses, or all that the channel lasts for."""
+        return self.channel.nodes(self._gate_s(), self.source.pulse_rate_hz, pulses)
+
+    def block_lengths(self, pulses: int) -> np.ndarray:
+        """Pulses of each block in which the channel's state holds, int64; they sum to the pulses of the run."""
+        return self.channel.block_lengths(self.source.pulse_rate_hz, pulses)
 
     def draw(self, key: Key[Array, ""], blocks: int) -> ChannelState:
         """One trajectory of the channel."""
-        return self.channel.draw(key, blocks)
+        return self.channel.draw(key, self._gate_s(), blocks)
+
+    def _gate_s(self) -> Any:
+        """Time in which background can fire a detector in one pulse [s]: the gate, or the whole period without one."""
+        gate_ns = self.receiver.gate_width_ns
+        return 1.0 / self.source.pulse_rate_hz if gate_ns is None else gate_ns * 1e-9

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from photonmc.errors import Mistake
-from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown, split_path_or_none, suggestion
+from photonmc.errors import Mistake, suggestion
+from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown, split_path_or_none
 from photonmc.study import MAX_POINTS, Axis, Free, out_of_range
 
 MARKS = {"scan": {"scan", "scale", "zip"}, "values": {"values", "zip"}, "optimize": {"optimize", "start"}}
@@ -91,6 +91,8 @@ def _field_of_mark(tree: dict[str, Json], path: str) -> tuple[Any, str | None]:
     field = fields_of(cls).get(str(name))
     if field is None:
         return None, f"unknown key{suggestion(str(name), fields_of(cls))}"
+    if field.range is None and field.words is None:
+        return None, "cannot be scanned or optimized"
     if field.is_list and not index:
         return None, f"is a list: mark its entries, such as {path}[0]"
     return field._replace(is_list=False), None

@@ -15,7 +15,12 @@ from photonmc.protocol.count_models import READS
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security import ANALYSES
 from photonmc.study_axes import Axis, Free
+from photonmc.units import Several
 
+WITH_BACKGROUND = ("recorded",)
+"""Kinds of channels that may bring background light."""
+WITH_END = ("recorded",)
+"""Kinds of channels that last for a time of their own."""
 Get = Callable[[str], Any]
 Bounds = dict[str, Free]
 
@@ -78,7 +83,7 @@ def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
 
 
 def dark_counts(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """Dark counts are a probability, or a rate with a gate."""
+    """Dark counts are a probability, or a rate with a gate; beside a probability a gate is read where there is background."""
     probability, rate = get("receiver.dark_count_probability"), get("receiver.dark_count_rate_hz")
     gate = get("receiver.gate_width_ns")
     either = "give either dark_count_probability, or dark_count_rate_hz with gate_width_ns"
@@ -86,15 +91,27 @@ def dark_counts(get: Get, free: Bounds) -> Iterator[Mistake]:
         yield Mistake("receiver.dark_count_probability", f"{either}; there {'is none' if rate is None else 'are both'}")
     elif rate is not None and gate is None:
         yield Mistake("receiver.gate_width_ns", "is required with dark_count_rate_hz")
-    elif rate is None and gate is not None:
-        yield Mistake("receiver.gate_width_ns", f"is read with dark_count_rate_hz alone, but is {gate:g}")
+    elif rate is None and gate is not None and get("channel.kind") not in WITH_BACKGROUND:
+        yield Mistake("receiver.gate_width_ns", f"is read with dark_count_rate_hz or background alone, but is {gate:g}")
+
+
+def gate_fits_the_period(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Gates do not overlap."""
+    gate, rate = get("receiver.gate_width_ns"), get("source.pulse_rate_hz")
+    if gate is not None and get("channel.kind") in WITH_BACKGROUND and gate * rate > 1e9 * (1.0 + 1e-9):
+        yield Mistake("receiver.gate_width_ns", f"must not exceed the pulse period, {1e9 / rate:g} ns, but is {gate:g}")
 
 
 def one_length(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """A run is as long as exactly one of three fields says."""
+    """A run is as long as exactly one of three fields says, or where none does, as its record."""
     names = ("pulses", "duration_s", "block_size_z")
     given = [name for name in names if get(f"run.{name}") is not None]
-    if len(given) != 1:
+    if get("channel.kind") in WITH_END:
+        if "block_size_z" in given:
+            yield Mistake("run.block_size_z", "cannot be waited for on a record, which ends")
+        if len(given) > 1:
+            yield Mistake("run", f"give at most one of pulses, duration_s, but there {_are(given)}")
+    elif len(given) != 1:
         yield Mistake("run", f"give exactly one of {', '.join(names)}, but there {_are(given)}")
 
 
@@ -107,6 +124,23 @@ def duration_in_range(get: Get, free: Bounds) -> Iterator[Mistake]:
         )
 
 
+def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """A run is not longer than the channel's record."""
+    pulses_of = get("channel")  # pulses that the channel lasts for, by pulse rate
+    rate = get("source.pulse_rate_hz")
+    if pulses_of is None:
+        return
+    longest = float(pulses_of(rate))
+    for name, unit in (("pulses", 1.0), ("duration_s", rate)):
+        value = get(f"run.{name}")
+        if value is not None and round(value * unit) > longest:
+            yield Mistake(f"run.{name}", f"must not exceed the record, which holds {longest / unit:.12g}, but is {value:.12g}")
+    if not 1.0 <= longest and math.isfinite(longest):
+        yield Mistake("channel.file", "must hold one pulse at least, but the record is shorter than a pulse period")
+    elif longest > MAX_PULSES and math.isfinite(longest) and get("run.pulses") is None and get("run.duration_s") is None:
+        yield Mistake("channel.file", f"holds {longest:g} pulses, but a run may have {MAX_PULSES:g}; give run.duration_s")
+
+
 def one_epsilon(get: Get, free: Bounds) -> Iterator[Mistake]:
     """A finite-key analysis has one secrecy parameter."""
     if "epsilon_secrecy" in fields_of(ANALYSES[get("security.analysis")]):
@@ -116,27 +150,96 @@ def one_epsilon(get: Get, free: Bounds) -> Iterator[Mistake]:
             yield Mistake("security", f"give exactly one of {', '.join(names)}, but there {_are(given)}")
 
 
+NEUTRAL = {
+    "dead_time_ns": 0.0,
+    "recovery_time_ns": 0.0,
+    "afterpulse_probability": 0.0,
+    "afterpulse_time_ns": None,
+    "afterpulse_kind": "exponential",
+    "afterpulse_memory": "last",
+    "timing_jitter_ps": 0.0,
+    "timing_jitter_tail_ps": 0.0,
+    "dead_time_kind": "nonparalyzable",
+    "dead_time_policy": "all_live",
+}
+"""Settings of the receiver that make gates depend on each other, or move time tags, at the values that do neither."""
+EVERYTHING = frozenset(NEUTRAL)
+
+
 def detector_memory(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """Settings that the count model does not represent stand at their neutral value."""
-    model = get("receiver.count_model")
-    neutral = {
-        "dead_time_ns": 0.0,
-        "afterpulse_probability": 0.0,
-        "afterpulse_time_ns": None,
-        "timing_jitter_ps": 0.0,
-        "dead_time_kind": "nonparalyzable",
-        "dead_time_policy": "all_live",
-    }
-    for name, plain in neutral.items():
-        value = get(f"receiver.{name}")
-        if name not in READS[model] and value != plain:
+    """Settings that the count model, or the sampler asked for by name, does not represent stand at their neutral value."""
+    model, sampler = get("receiver.count_model"), get("run.sampler")
+    values = {name: get(f"receiver.{name}") for name in NEUTRAL}
+    if model != "exact":
+        read, why = READS[model], f"count_model {model} does not read it"
+    elif sampler == "expected":
+        read, why = frozenset(), 'sampler "expected" has no detector memory; "clicks" and "pulses" have'
+    elif sampler == "counts" and not (_renews(values) and get("channel.kind") not in WITH_END):
+        read = frozenset()
+        why = (
+            'sampler "counts" knows no detector memory but a non-paralyzable dead time, one for both detectors, under the '
+            'policy "blank_all" behind a constant channel; "clicks" and "pulses" know all'
+        )
+    elif sampler == "counts":
+        read, why = frozenset({"dead_time_ns", "dead_time_policy"}), ""
+    else:
+        read, why = EVERYTHING, ""
+    for name, plain in NEUTRAL.items():
+        value = values[name]
+        if name not in read and not _equal(value, plain):
             only = "must be left out" if plain is None else f"must be {_toml(plain)}"
-            why = (
-                "no sampler of this version has detector memory"
-                if model == "exact"
-                else f"count_model {model} does not read it"
-            )
             yield Mistake(f"receiver.{name}", f"{only} ({why}), but is {_toml(value)}")
+
+
+def _equal(value: Any, plain: Any) -> bool:
+    return all(item == plain for item in value) if isinstance(value, (list, tuple)) else value == plain
+
+
+def _renews(values: dict[str, Any]) -> bool:
+    """Whether counts under dead time follow a renewal law; see `photonmc.detector.memory.Memory.renews`."""
+    dead = values["dead_time_ns"]
+    others = (n for n in NEUTRAL if n not in ("dead_time_ns", "dead_time_policy"))
+    same = not isinstance(dead, (list, tuple)) or len(set(dead)) == 1
+    return same and values["dead_time_policy"] == "blank_all" and all(_equal(values[n], NEUTRAL[n]) for n in others)
+
+
+def traps(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Afterpulses have lifetimes: one a trap, or the two edges of a band."""
+    if get("receiver.count_model") != "exact":
+        return
+    p, time = get("receiver.afterpulse_probability"), get("receiver.afterpulse_time_ns")
+    path = "receiver.afterpulse_time_ns"
+    several = len(p) if isinstance(p, (list, tuple)) else 1
+    if time is None:
+        if not _equal(p, 0.0):
+            yield Mistake(path, f"is required with afterpulse_probability = {_toml(p)}")
+        return
+    if get("receiver.afterpulse_kind") == "band":
+        if several != 1:
+            yield Mistake("receiver.afterpulse_probability", f"must be one number for a band, but has {several} entries")
+        if not isinstance(time, (list, tuple)) or len(time) != 2 or not time[0] < time[1]:
+            yield Mistake(path, f"must be [shortest, longest], rising, for a band, but is {_toml(time)}")
+    else:
+        lifetimes = len(time) if isinstance(time, (list, tuple)) else 1
+        if lifetimes != several:
+            rule = "must have as many entries as afterpulse_probability"
+            yield Mistake(path, f"{rule} ({several}), one a trap, but has {lifetimes}")
+
+
+def paper_models_take_plain_links(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """A paper's count model knows equal detectors and a constant channel."""
+    model = get("receiver.count_model")
+    if model == "exact":
+        return
+    for name, field in fields_of(record_class("receiver", {})).items():
+        value = get(f"receiver.{name}") if isinstance(field.range, Several) else None
+        if isinstance(value, (list, tuple)) and name not in NEUTRAL:
+            yield Mistake(f"receiver.{name}", f"must be one number (count_model {model} has equal detectors), but is a list")
+    for name in READS[model]:
+        if isinstance(get(f"receiver.{name}"), (list, tuple)):
+            yield Mistake(f"receiver.{name}", f"must be one number with count_model {model}, but is a list")
+    if get("channel.kind") in WITH_END:
+        yield Mistake("channel.kind", f"must not be a record with count_model {model}, which knows a constant channel alone")
 
 
 def paper_models_are_expected_only(get: Get, free: Bounds) -> Iterator[Mistake]:
@@ -155,8 +258,12 @@ RULES = (
     dark_counts,
     one_length,
     duration_in_range,
+    gate_fits_the_period,
+    within_the_record,
     one_epsilon,
     detector_memory,
+    traps,
+    paper_models_take_plain_links,
     paper_models_are_expected_only,
 )
 
@@ -166,11 +273,17 @@ def _are(given: list[str]) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
 def broken_rules(
-    sections: dict[str, Any], invalid: set[str], axes: Sequence[Axis] = (), free: Sequence[Free] = ()
+    sections: dict[str, Any],
+    invalid: set[str],
+    axes: Sequence[Axis] = (),
+    free: Sequence[Free] = (),
+    channel_pulses: Callable[[float], float] | None = None,
 ) -> Iterator[Mistake]:
     """Mistakes between fields, at every point of a scan.
 
@@ -182,6 +295,7 @@ def broken_rules(
         invalid: Paths that are known to be wrong; rules that read them are passed over.
         axes: Scanned values, which replace those of `sections`.
         free: Optimized settings.
+        channel_pulses: Pulses that the channel lasts for, by pulse rate; None where that is not known.
     """
     bounds = {mark.path: mark for mark in free}
     # limits are monotone in each number alone, so that its ends speak for all of an axis that is not zipped
@@ -194,7 +308,7 @@ def broken_rules(
             found: list[Mistake] = []
             for indices in itertools.product(*(range(len(axis)) for axis in used)):
                 values = {p: v for axis, i in zip(used, indices, strict=True) for p, v in axis.at(i).items()}
-                getter = _getter(sections, invalid, values, reads)
+                getter = _getter(sections, invalid, values, reads, channel_pulses)
                 try:
                     found += rule(getter, bounds)
                 except Unavailable:
@@ -219,8 +333,12 @@ def _touches(axis: Axis, path: str) -> bool:
     return any(scanned == path or scanned.startswith(f"{path}[") for scanned in axis.paths)
 
 
-def _getter(sections: dict[str, Any], invalid: set[str], values: dict[str, Any], reads: set[str]) -> Get:
+def _getter(
+    sections: dict[str, Any], invalid: set[str], values: dict[str, Any], reads: set[str], channel_pulses: Any
+) -> Get:
     def get(path: str) -> Any:
+        if path == "channel":
+            return channel_pulses
         reads.add(path)
         section, name = path.split(".")
         if any(bad in (path, section) or bad.startswith(f"{path}[") for bad in invalid):
@@ -232,7 +350,7 @@ def _getter(sections: dict[str, Any], invalid: set[str], values: dict[str, Any],
         if cls is None or name not in (known := fields_of(cls)):
             raise Unavailable
         value = values.get(path, given.get(name, known[name].default))
-        if known[name].is_list and isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)):
             value = [values.get(join_path((*split_path(path), index)), item) for index, item in enumerate(value)]
         for item in value if isinstance(value, list) else [value]:
             if not (item is None or isinstance(item, (bool, int, float, str))):

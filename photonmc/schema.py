@@ -9,8 +9,8 @@ import operator
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from photonmc.errors import Mistake
-from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown, suggestion
+from photonmc.errors import Mistake, suggestion
+from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown
 from photonmc.marks import OPTIMIZABLE
 from photonmc.sampling import Run
 
@@ -78,6 +78,8 @@ def _translated(item: Mapping[str, Any], tree: dict[str, Json]) -> Mistake:
         tag, registry = TAGGED[location[0]]
         if len(registry) > 1 and location[1] == tree[location[0]].get(tag):
             del location[1]
+        if len(location) > 2 and location[2] in ("number", "list"):
+            del location[2]  # which of the two shapes a value of detectors or traps has
     path, kind, value = join_path(tuple(location)), item["type"], item.get("input")
     context = item.get("ctx", {})
     if kind == "missing":
@@ -110,6 +112,9 @@ def _translated(item: Mapping[str, Any], tree: dict[str, Json]) -> Mistake:
         "int_from_float": "must be a whole number",
         "bool_type": "must be true or false",
         "tuple_type": "must be a list",
+        "string_type": "must be text",
+        "too_short": f"must have {context.get('min_length')} entries at least",
+        "too_long": f"must have {context.get('max_length')} entries at most",
         "finite_number": "must be a finite number",
     }.get(kind, item["msg"])
     return Mistake(path, f"{rule}, but is {shown(value)}")
@@ -148,8 +153,10 @@ def json_schema() -> dict[str, Any]:
             definition = schema["$defs"][cls.__name__]
             if section != "receiver" and tag:
                 definition["required"] = [tag, *definition.get("required", [])]
+            for name in [name for name in definition["properties"] if name not in fields_of(cls)]:
+                del definition["properties"][name]
             for name, entry in definition["properties"].items():
-                if name != tag:
+                if name != tag and (fields_of(cls)[name].range or fields_of(cls)[name].words):
                     definition["properties"][name] = _with_marks(entry, section in OPTIMIZABLE)
     return schema
 
@@ -161,6 +168,8 @@ def _closed(properties: dict[str, Any], required: str) -> dict[str, Any]:
 def _with_marks(entry: dict[str, Any], optimizable: bool) -> dict[str, Any]:
     if entry.get("type") == "array":
         return {**entry, "items": _with_marks(entry["items"], optimizable)}
+    if "anyOf" in entry:
+        entry["anyOf"] = [_with_marks(c, optimizable) if c.get("type") == "array" else c for c in entry["anyOf"]]
     kinds = ["Scan", "Values", "Optimize"] if optimizable else ["Scan", "Values"]
     outer: dict[str, Any] = {key: entry.pop(key) for key in ("default", "title") if key in entry}
     choices = entry.get("anyOf", [entry])

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import record
-from photonmc.errors import ConfigError, Mistake, PrecisionError
-from photonmc.fields import SECTIONS, TAGGED, fields_of, record_class, split_path, suggestion
+from photonmc.errors import ConfigError, Mistake, PrecisionError, suggestion
+from photonmc.fields import SECTIONS, TAGGED, fields_of, record_class, split_path
 from photonmc.link import Link
 from photonmc.rules import broken_rules
 from photonmc.sampling import Run
 from photonmc.study_axes import Axis, Free
-from photonmc.units import static
+from photonmc.units import Several, static
 
 MAX_POINTS = 10_000_000
 """Most points of one scan."""
@@ -79,13 +79,16 @@ class Study:
         if section not in SECTIONS or not isinstance(name, str):
             raise KeyError(f"there is no such field{suggestion(str(section), SECTIONS)}")
         old = self.section(str(section))
-        known = [] if old is None else [field.name for field in dataclasses.fields(old)]
+        known = [] if old is None else [*fields_of(type(old))]
         if name not in known:
             raise KeyError(f"there is no such field{suggestion(name, known)}")
         if section in TAGGED and name == TAGGED[str(section)][0]:
             raise KeyError("another kind is another record: build it and use dataclasses.replace")
         if isinstance(index, int):
-            items = list(getattr(old, name))
+            items = getattr(old, name)
+            if not isinstance(items, (list, tuple)):
+                raise KeyError("is a single value, no list")
+            items = list(items)
             if index >= len(items):
                 raise IndexError(f"there are {len(items)} entries")
             items[index] = value
@@ -167,7 +170,7 @@ def value_at(study: Study, path: str) -> Any:
 
 def kernel_study(study: Study) -> Study:
     """Copy without what kernels do not read (marks, seed, sampler), so that those never cause a compilation."""
-    run = Run(study.run.pulses, study.run.duration_s, study.run.block_size_z)
+    run = Run(study.run.pulses, study.run.duration_s, study.run.block_size_z, pooling_error=study.run.pooling_error)
     return dataclasses.replace(study, run=run, axes=(), free=())
 
 
@@ -177,7 +180,7 @@ def as_sections(study: Study) -> dict[str, dict[str, Any]]:
     for name in SECTIONS:
         held = study.section(name)
         if held is not None and dataclasses.is_dataclass(held):
-            values = {field.name: getattr(held, field.name) for field in dataclasses.fields(held)}
+            values = {f.name: getattr(held, f.name) for f in dataclasses.fields(held) if not f.metadata.get("internal")}
             plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
             tag = TAGGED[name][0] if name in TAGGED else None
             sections[name] = {tag: plain.pop(tag), **plain} if tag in plain else plain
@@ -204,14 +207,18 @@ def marked_sections(study: Study) -> dict[str, dict[str, Any]]:
 
 def out_of_range(path: str, value: Any, field: Any) -> Iterator[Mistake]:
     """Mistakes of one concrete value, or of the entries of a list."""
-    if field.is_list and isinstance(value, (list, tuple)):
+    many = field.range if isinstance(field.range, Several) else None
+    if (field.is_list or many) and isinstance(value, (list, tuple)):
+        if many and len(value) != (many.entries or max(1, len(value))):
+            yield Mistake(path, f"must be a number or a list of {many.entries or 'one or more'}, but has {len(value)} entries")
         for index, item in enumerate(value):
-            yield from out_of_range(f"{path}[{index}]", item, field._replace(is_list=False))
+            one = field._replace(is_list=False, range=many.one() if many else field.range)
+            yield from out_of_range(f"{path}[{index}]", item, one)
     elif field.words is not None:
         if value not in field.words:
             listed = ", ".join(f'"{word}"' if isinstance(word, str) else str(word).lower() for word in field.words)
             yield Mistake(path, f"must be {'one of ' if len(field.words) > 1 else ''}{listed}, but is {value!r}")
-    elif field.range is not None and isinstance(value, (bool, str)):
+    elif field.range is not None and isinstance(value, (bool, str, list, tuple)):
         yield Mistake(path, f"must be a number in {field.range}, but is {value!r}")
     elif field.range is not None and np.ndim(value) == 0 and not field.range.contains(value):
         shown = f"{value:g}" if isinstance(value, int) and abs(value) > 10**15 else repr(value)
@@ -246,7 +253,8 @@ def checked(study: Study) -> Study:
     if study.points > MAX_POINTS:
         mistakes.append(Mistake("", f"a scan may have {MAX_POINTS:g} points, but this one has {study.points:g}"))
     elif not bad_marks:  # rules that read such bounds would only say the same in other words
-        mistakes += broken_rules(sections, invalid, study.axes, study.free)
+        length = getattr(study.link.channel, "pulses", None)
+        mistakes += broken_rules(sections, invalid, study.axes, study.free, length)
     if mistakes:
         raise ConfigError(mistakes)
     return study

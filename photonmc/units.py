@@ -51,6 +51,32 @@ class Range:
         return {**handler(schema), low: self.low, high: self.high} | ({"unit": self.unit} if self.unit else {})
 
 
+@dataclasses.dataclass(frozen=True)
+class Several(Range):
+    """Interval of a value that may also be a list, one entry per detector (`entries=2`) or per trap (any number)."""
+
+    entries: int | None = None
+
+    def one(self) -> Range:
+        """Interval of a single entry."""
+        return Range(self.low, self.high, self.unit, self.open_low, self.open_high)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        number = self.one().__get_pydantic_core_schema__(source, lambda _: core_schema.float_schema(strict=True))
+        listed = core_schema.tuple_schema(
+            [number], variadic_item_index=0, min_length=self.entries or 1, max_length=self.entries
+        )
+        choices = {"number": number, "list": listed}
+        return core_schema.tagged_union_schema(choices, lambda value: "list" if isinstance(value, list) else "number")
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        number = self.one().__get_pydantic_json_schema__({"type": "number"}, dict)
+        listed = {"type": "array", "items": number, "minItems": self.entries or 1}
+        return {"anyOf": [number, listed | ({"maxItems": self.entries} if self.entries else {})]}
+
+
 def static(*, default: Any) -> Any:
     """Field of a record that is part of its type under `jit` (words, switches), not a traced leaf."""
     return dataclasses.field(default=default, metadata={"static": True})

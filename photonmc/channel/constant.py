@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from photonmc.contracts import ChannelState, record
 from photonmc.units import Range, static, transmittance_from_db
@@ -17,22 +18,28 @@ if TYPE_CHECKING:
 
 
 class _Constant(abc.ABC):
-    """Shared by channels of one state: a single quadrature node of weight 1, the same state in every block."""
-
-    coherence_time_s: ClassVar[float] = math.inf
+    """Shared by channels of one state: a single quadrature node of weight 1, a single block however long the run."""
 
     @abc.abstractmethod
     def total_loss_db(self) -> Float[Array, ""]:
         """Loss from Alice's exit to the receiver's entrance [dB]."""
 
-    def nodes(self) -> tuple[ChannelState, Float[Array, " node"]]:
+    def pulses(self, pulse_rate_hz: Any) -> float:
+        """Any number of pulses can be sent."""
+        return math.inf
+
+    def block_lengths(self, pulse_rate_hz: float, pulses: int) -> np.ndarray:
+        """One block, which holds all pulses."""
+        return np.array([pulses], dtype=np.int64)
+
+    def nodes(self, gate_s: Any, pulse_rate_hz: Any, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """One node of weight 1."""
         transmittance = jnp.atleast_1d(transmittance_from_db(self.total_loss_db()))
         return ChannelState(transmittance, jnp.zeros(1), jnp.zeros(1)), jnp.ones(1)
 
-    def draw(self, key: Key[Array, ""], blocks: int) -> ChannelState:
+    def draw(self, key: Key[Array, ""], gate_s: Any, blocks: int) -> ChannelState:
         """The same state in each block; the key is not used because nothing fluctuates."""
-        state, _ = self.nodes()
+        state, _ = self.nodes(gate_s, None)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (blocks,)), state)
 
 

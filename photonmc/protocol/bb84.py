@@ -60,12 +60,23 @@ class BB84:
         """Indices (intensity, Alice's basis, bit, Bob's basis) of each cell, shape (4, cell)."""
         return np.indices((len(link.source.intensities), 2, 2, 2)).reshape(4, -1)
 
-    def outcomes(self, link: Link, state: ChannelState) -> Float[Array, "cell hidden outcome"]:
-        """Probability of photon number and outcome in each cell."""
-        intensity, alice, bit, bob = self._settings(link)
+    def outcomes(
+        self, link: Link, state: ChannelState, cells: Any = None, relative: tuple[Any, Any] = (1.0, 1.0)
+    ) -> Float[Array, "cell hidden outcome"]:
+        """Probability of photon number and outcome in each cell.
+
+        Args:
+            link: Where the pulses are sent.
+            state: Of the channel: one, or one a cell.
+            cells: Indices of cells, in any order and number; all of them without it.
+            relative: Efficiency of each detector relative to its full one, darks included: one, or one a cell.
+        """
+        settings = self._settings(link)
+        intensity, alice, bit, bob = settings if cells is None else jnp.asarray(settings)[:, cells]
         to_0, to_1 = link.receiver.routing(state, alice == bob, bit)
         mu = jnp.asarray(link.source.intensities)[intensity]
-        return link.receiver.clicks(link.source.light_patterns(mu, to_0, to_1), state)
+        light = link.source.light_patterns(mu, to_0 * relative[0], to_1 * relative[1])
+        return link.receiver.clicks(light, state, relative)
 
     def tally_labels(self, link: Link) -> np.ndarray:
         """Place of each (cell, outcome) in the flattened tally (basis, intensity, result); -1 for unequal bases."""

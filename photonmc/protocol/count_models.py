@@ -23,8 +23,8 @@ def _common(link: Link, protocol: BB84) -> tuple[Float[Array, "basis intensity"]
     """Probability of the settings of each row, mean detected photons, and dark count probability."""
     (state, _) = link.nodes()
     settings = protocol.matching_probabilities()[:, None] * jnp.asarray(link.source.intensity_probabilities)
-    eta_mu = link.receiver.detected_fraction(state) * jnp.asarray(link.source.intensities)
-    return settings, eta_mu, link.receiver.dark_probability()
+    eta_mu = link.receiver.detected_fractions(state)[0] * jnp.asarray(link.source.intensities)  # the detectors are equal
+    return settings, eta_mu, link.receiver.dark_probability()[0]
 
 
 def lim2014(link: Link, protocol: BB84) -> PerPulse:
@@ -61,5 +61,5 @@ def rusca2018(link: Link, protocol: BB84) -> PerPulse:
 COUNT_MODELS = {"lim2014": lim2014, "rusca2018": rusca2018}
 """Count models by their word in `receiver.count_model`; "exact" is the outcome table of the protocol."""
 
-READS = {"lim2014": {"afterpulse_probability"}, "rusca2018": {"dead_time_ns"}, "exact": set[str]()}
+READS = {"lim2014": frozenset({"afterpulse_probability"}), "rusca2018": frozenset({"dead_time_ns"})}
 """Memory settings of the receiver that each count model reads."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from photonmc.sampling.run import Run
 
 
+NODES_AT_ONCE = 4096
+"""States of the channel whose outcome tables are held at once."""
+
+
 def tally_probabilities(link: Link, protocol: Any, state: ChannelState) -> Float[Array, "basis intensity hidden result"]:
     """Probability that a pulse ends in each place of the tally, in one state of the channel; the rest is not sifted."""
     joint = protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
@@ -28,12 +32,28 @@ def tally_probabilities(link: Link, protocol: Any, state: ChannelState) -> Float
     return jnp.moveaxis(summed.reshape(-1, *shape), 0, 2)
 
 
-def per_pulse(link: Link, protocol: Any) -> Counts:
+def mean_tally(link: Link, protocol: Any, states: ChannelState, weights: Any) -> Float[Array, "basis intensity hidden result"]:
+    """Mean of the tally's probabilities over states of the channel, in pieces that fit into memory."""
+
+    def weighted(node: tuple[ChannelState, Any]) -> Any:
+        state, weight = node
+        return weight * tally_probabilities(link, protocol, state)
+
+    if weights.size <= NODES_AT_ONCE:
+        return jax.vmap(weighted)((states, weights)).sum(axis=0)
+    missing = -weights.size % NODES_AT_ONCE
+    padded = jax.tree.map(lambda leaf: jnp.pad(leaf, (0, missing), mode="edge"), states)
+    pieces = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, NODES_AT_ONCE), (padded, jnp.pad(weights, (0, missing), constant_values=0.0))
+    )
+    nothing = jnp.zeros((2, len(link.source.intensities), 4, 3))
+    return jax.lax.scan(lambda total, piece: (total + jax.vmap(weighted)(piece).sum(axis=0), None), nothing, pieces)[0]
+
+
+def per_pulse(link: Link, protocol: Any, pulses: Any = None) -> Counts:
     """Counts expected per pulse; the mean over the channel's quadrature nodes is taken over counts, never over losses."""
     if link.receiver.count_model == "exact":
-        states, weights = link.nodes()
-        tallies = jax.vmap(lambda state: tally_probabilities(link, protocol, state))(states)
-        return counts_from_tally(1.0, jnp.tensordot(weights, tallies, axes=1))
+        return counts_from_tally(1.0, mean_tally(link, protocol, *link.nodes(pulses)))
     detections, errors = COUNT_MODELS[link.receiver.count_model](link, protocol)
     sent = protocol.matching_probabilities()[:, None] * jnp.asarray(link.source.intensity_probabilities)
     return Counts(1.0, sent, detections, errors)
@@ -46,7 +66,7 @@ def expected(link: Link, protocol: Any, run: Run) -> Counts:
         Counts as real numbers. Where a block of fixed size waits for Z detections that cannot come, `pulses` is
         infinite and all counts are 0.
     """
-    mean = per_pulse(link, protocol)
-    pulses = run.expected_pulses(link.source.pulse_rate_hz, mean.detections[0].sum())
+    mean = per_pulse(link, protocol, None if run.block_size_z is not None else run.fixed_pulses(link))
+    pulses = run.expected_pulses(link, mean.detections[0].sum())
     finite = jnp.where(jnp.isfinite(pulses), pulses, 0.0)
     return Counts(pulses, *(finite * array for array in (mean.sent, mean.detections, mean.errors)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax.numpy as jnp
 
 from photonmc.contracts import record
 from photonmc.units import Range, static
+
+if TYPE_CHECKING:
+    from photonmc.link import Link
 
 MAX_PULSES = 1e15
 """Most pulses of one block that are sampled [count]."""
@@ -15,7 +18,10 @@ MAX_PULSES = 1e15
 
 @record
 class Run:
-    """Length of a block: a number of pulses, a duration, or a number of sifted Z detections; exactly one of them."""
+    """Length of a block: a number of pulses, a duration, or a number of sifted Z detections; exactly one of them.
+
+    A channel that lasts for a time of its own, such as a record, needs none.
+    """
 
     pulses: Annotated[float, Range(1.0, MAX_PULSES, "pulses")] | None = None
     """Pulses in the block."""
@@ -23,20 +29,26 @@ class Run:
     """Duration of the block [s]."""
     block_size_z: Annotated[float, Range(1.0, 1e13, "detections")] | None = None
     """Sifted Z detections at which the block stops."""
-    sampler: Literal["auto", "expected", "counts", "pulses"] = static(default="auto")
+    sampler: Literal["auto", "expected", "counts", "clicks", "pulses"] = static(default="auto")
     """Sampler; "auto" takes the cheapest exact one."""
     realizations: Annotated[int, Range(1, 1_000_000)] = static(default=1)
     """Independent draws of the whole block."""
+    pooling_error: Annotated[float, Range(0.0, 1.0)] = 1e-5
+    """Bound on the total-variation error of pooled counts of a channel that changes; 0 draws block by block."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = static(default=0)
     """Seed of all random streams."""
 
-    def fixed_pulses(self, pulse_rate_hz: Any) -> Any:
+    def fixed_pulses(self, link: Link) -> Any:
         """Pulses of a block that does not wait for detections; rounded to whole pulses by the samplers alone."""
-        return self.pulses if self.pulses is not None else self.duration_s * pulse_rate_hz
+        if self.pulses is not None:
+            return self.pulses
+        if self.duration_s is not None:
+            return self.duration_s * link.source.pulse_rate_hz
+        return link.channel.pulses(link.source.pulse_rate_hz)
 
-    def expected_pulses(self, pulse_rate_hz: Any, detection_probability_z: Any) -> Any:
+    def expected_pulses(self, link: Link, detection_probability_z: Any) -> Any:
         """Mean number of pulses; infinite where a block waits for detections that cannot come."""
         if self.block_size_z is None:
-            return jnp.asarray(self.fixed_pulses(pulse_rate_hz))
+            return jnp.asarray(self.fixed_pulses(link))
         possible = detection_probability_z > 0
         return jnp.where(possible, self.block_size_z / jnp.where(possible, detection_probability_z, 1.0), jnp.inf)

@@ -1,0 +1,93 @@
+"""Progress of long work on stderr, and how it is stopped: after the batch at hand, with what was sampled so far kept."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+FIRST_S, TERMINAL_S, LOG_S = 2.0, 0.5, 5.0
+"""When the first line appears, and how often further ones do on a terminal and in a log [s]."""
+
+
+class Progress:
+    """Counts pulses that were sampled, says how fast and how long still, and takes the wish to stop.
+
+    Example:
+        with Progress(total=1e12).shown() as progress:
+            simulate(study, progress=progress)
+    """
+
+    def __init__(self, total: float | None = None, stream: Any = None) -> None:
+        """Start the clock.
+
+        Args:
+            total: Pulses of the whole work, None where that is not known.
+            stream: Where lines go; None for no lines.
+        """
+        self.total, self.done, self.stopped = total, 0.0, False
+        self._stream = stream
+        self._start = time.monotonic()
+        self._next = self._start + FIRST_S
+        self._open_line = False
+
+    def advance(self, pulses: float) -> bool:
+        """Note that further pulses are done; returns whether the work should stop here."""
+        self.done += pulses
+        now = time.monotonic()
+        if self._stream is not None and now >= self._next:
+            terminal = self._stream.isatty()
+            self._next = now + (TERMINAL_S if terminal else LOG_S)
+            self._stream.write(f"\r\x1b[K{self._line(now)}" if terminal else f"{self._line(now)}\n")
+            self._stream.flush()
+            self._open_line = terminal
+        return self.stopped
+
+    def close(self) -> None:
+        """End the line."""
+        if self._open_line:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._open_line = False
+
+    def _line(self, now: float) -> str:
+        rate = self.done / (now - self._start)
+        text = f"photonmc: {self.done:.3g} pulses"
+        if self.total is None or self.total <= 0:
+            return f"{text}, {rate:.3g} pulses/s"
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        share = min(1.0, self.done / self.total)
+        return f"{text} of {self.total:.3g} ({100 * share:.1f} %), {rate:.3g} pulses/s, {_duration(left)} remaining"
+
+    @contextlib.contextmanager
+    def taking_interrupts(self) -> Iterator[Progress]:
+        """Let the first Ctrl-C ask for a stop; the second one interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def ask(*_: Any) -> None:
+            self.stopped = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            print("\nphotonmc: stopping after this batch; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+        signal.signal(signal.SIGINT, ask)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self.close()
+
+
+def _duration(seconds: float) -> str:
+    """A time as one would say it."""
+    if not seconds < 1e9:
+        return "a long time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
