@@ -53,13 +53,14 @@ def happens(key: Key[Array, ""], probability: jax.typing.ArrayLike, shape: tuple
     return uniform_integers(key, shape) < thresholds(probability)
 
 
-def binomial(rng: np.random.Generator, trials: np.ndarray, probability: float) -> np.ndarray:
+def binomial(rng: np.random.Generator, trials: np.ndarray, probability: float | np.ndarray) -> np.ndarray:
     """Exact binomial draws for up to 2^63 - 1 trials each, int64, in pieces of at most 1e13 trials.
 
     Args:
         rng: Host generator.
         trials: Numbers of trials [count], int64.
-        probability: Success probability, at most 1/2 where it must be exact relative to its own size.
+        probability: Success probability, one for all or one each (last axes of `trials`), at most 1/2 where it must be exact
+            relative to its own size.
     """
     trials = np.asarray(trials, dtype=np.int64)
     if trials.max(initial=0) <= MAX_TRIALS:

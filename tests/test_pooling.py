@@ -1,0 +1,225 @@
+"""Places, draws over blocks, and the bound on what pooling changes; false-alarm rate 1e-6 for each statistical test."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from cases import CHANNELS, PROTOCOLS, RECEIVERS, SOURCES
+from conftest import assert_counts_agree
+from scipy import stats
+from test_random import assert_distributed, generator
+
+import photonmc as pm
+from photonmc.contracts import ChannelState, counts_from_tally
+from photonmc.sampling.expected import tally_probabilities
+from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
+from photonmc.sampling.pooling import draw_blocks, pool, pooling_bound
+
+LINK = pm.Link(SOURCES["weak_coherent"], CHANNELS["fiber"], RECEIVERS["active_basis"])
+
+
+@pytest.fixture(scope="module")
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def state(transmittance, noise=0.0):
+    return ChannelState(transmittance, noise, 0.0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_places_keep_tally_and_clicks(protocol, x64):
+    """The collapsed table sums to the tally and to the click probabilities of the full one, to rounding."""
+    places = places_of(LINK, protocol)
+    assert places.tally.size == 4 + 2 * 3 * 4 * 7
+    table = np.asarray(place_probabilities(LINK, protocol, state(0.3, 1e-3), places))
+    tally, clicks = places.sums(table)
+    np.testing.assert_allclose(table.sum(), 1.0, rtol=1e-14)
+    expected = tally_probabilities(LINK, protocol, state(0.3, 1e-3))
+    np.testing.assert_allclose(tally, expected, rtol=1e-13)
+    detections = counts_from_tally(1.0, tally).detections
+    np.testing.assert_allclose(table[places.detections_z].sum(), detections[0].sum(), rtol=1e-14)
+    outcomes = np.asarray(protocol.cells(LINK))[:, None, None] * np.asarray(protocol.outcomes(LINK, state(0.3, 1e-3)))
+    none, only_0, only_1, *both = outcomes.sum(axis=(0, 1))
+    np.testing.assert_allclose(clicks, [only_0 + sum(both), only_1 + sum(both)], rtol=1e-13)
+    np.testing.assert_allclose(table[places.clicking].sum(), 1.0 - none, rtol=1e-13)
+    # counts are summed as whole numbers
+    counts, registered = places.sums(np.full((5, table.size), 10**13 + 1))
+    assert counts.shape == (5, 2, 3, 4, 3) and counts.dtype == np.int64 and registered[0, 0] == 2 * (10**13 + 1) * 49
+
+
+def test_blind_places_are_silent(x64):
+    """A blind gate keeps settings and photon number and has no click."""
+    protocol = PROTOCOLS["bb84, Bob differs"]
+    places = places_of(LINK, protocol)
+    blind = np.asarray(blind_probabilities(LINK, protocol, state(0.3), places))
+    live = np.asarray(place_probabilities(LINK, protocol, state(0.3), places))
+    assert blind[places.clicking].sum() == 0.0
+    np.testing.assert_allclose(blind.sum(), 1.0, rtol=1e-14)
+    np.testing.assert_allclose(places.sums(blind)[0].sum(axis=-1), places.sums(live)[0].sum(axis=-1), rtol=1e-12, atol=1e-18)
+
+
+def test_blocks_against_one_multinomial():
+    """A single block is a multinomial; 20000 draws find a shift of a count by 3 % of its deviation."""
+    table = np.array([[1e-12, 0.7, 0.0, 0.2, 0.1 - 1e-12]])
+    counts = draw_blocks(generator(3), table, np.array([10**15]), 20000)
+    assert (counts.sum(axis=1) == 10**15).all() and (counts[:, 2] == 0).all()
+    for place in (0, 1, 3, 4):
+        assert_distributed(counts[:, place], stats.binom(10**15, table[0, place]))
+
+
+def test_two_blocks_against_their_convolution():
+    """Exact law of a sum of two unequal blocks; a binomial with the mean probability would have 1.6 times the variance."""
+    tables, lengths = np.array([[0.05, 0.9, 0.05], [0.85, 0.1, 0.05]]), np.array([40, 60])
+    counts = draw_blocks(generator(4), tables, lengths, 200_000)
+    for place in range(3):
+        laws = (stats.binom(n, p).pmf(np.arange(n + 1)) for n, p in zip(lengths, tables[:, place], strict=True))
+        expected = 200_000 * np.convolve(*laws)
+        observed = np.bincount(counts[:, place], minlength=101)
+        usable = expected > 10
+        chi = ((observed - expected)[usable] ** 2 / expected[usable]).sum()
+        assert stats.chi2.sf(chi, usable.sum() - 1) > 1e-6
+    assert counts[:, 0].var() < 0.7 * 100 * counts[:, 0].mean() / 100 * (1 - counts[:, 0].mean() / 100)
+
+
+def test_rare_places_stay_exact_where_blocks_differ():
+    """Places of 1e-12 in one block and 0.5 in another, in any order: 1e15 pulses find a bias of 1 % in the rare one."""
+    rare = 1e-12
+    rows = np.array([[rare, 0.5, 0.5 - rare], [0.5, rare, 0.5 - rare], [0.5 - 1e-9, 0.5, 1e-9]])
+    for order in itertools.permutations(range(3)):
+        tables = rows[:, order]
+        lengths = np.array([10**15, 10**15, 10**12])
+        for block in range(3):
+            # other blocks empty, but the order of places is that of all three
+            weights = np.where(np.arange(3) == block, lengths, 1)
+            counts = draw_blocks(generator(block), tables, weights, 400)
+            mean = 400.0 * weights @ tables
+            assert_counts_agree(counts.sum(axis=0), mean, 400.0 * weights @ (tables * (1 - tables)) + 1200.0)
+
+
+def exact_counts_law(rows):
+    """Law of the counts of independent pulses over three places, as a square array over the first two counts."""
+    law = np.zeros((len(rows) + 1, len(rows) + 1))
+    law[0, 0] = 1.0
+    for p in rows:
+        moved = p[2] * law
+        moved[1:] += p[0] * law[:-1]
+        moved[:, 1:] += p[1] * law[:, :-1]
+        law = moved
+    return law
+
+
+@pytest.mark.parametrize("pulses", [2, 3, 12, 60])
+@pytest.mark.parametrize("spread", [0.02, 0.1, 0.3])
+def test_bound_holds_and_is_not_idle(pulses, spread):
+    """Total variation computed exactly for random unequal pulses, one bin and two; below the bound, from 12 pulses on above 1/8 of it."""
+    rng = generator(round(1000 * spread) + pulses)
+    for _ in range(20):
+        q = rng.dirichlet([1.0, 2.0, 4.0])
+        rows = np.abs(q * (1 + spread * rng.uniform(-1, 1, (pulses, 1)) * rng.normal(size=3)))
+        rows /= rows.sum(axis=1, keepdims=True)
+        halves = np.array_split(rows, 2)
+        for bins in ([rows], halves):
+            means = [part.mean(axis=0) for part in bins]
+            spreads = [((part - mean) ** 2).sum(axis=0) for part, mean in zip(bins, means, strict=True)]
+            bound = pooling_bound(np.array([len(part) for part in bins]), np.array(means), np.array(spreads))
+            pooled = np.concatenate([np.tile(mean, (len(part), 1)) for part, mean in zip(bins, means, strict=True)])
+            distance = 0.5 * np.abs(exact_counts_law(rows) - exact_counts_law(pooled)).sum()
+            assert distance <= bound + 1e-14
+            if len(bins) == 1 and pulses >= 12 and 1e-6 < bound < 0.1:
+                assert bound < 8 * distance
+
+
+def test_bound_keeps_its_digits():
+    """Probabilities down to 1e-15 and 1e15 pulses: 0.35 theta, theta = p x relative variance; a sure 0; never above 1."""
+    p, relative = 1e-15, 0.3
+    means = np.array([[p, 1 - p]])
+    spreads = np.array([[1e15 * (p * relative) ** 2] * 2])
+    np.testing.assert_allclose(pooling_bound(np.array([10**15]), means, spreads), p * relative**2 / 8**0.5, rtol=1e-6)
+    assert pooling_bound(np.array([10**15]), means, 0 * spreads) == 0.0
+    assert pooling_bound(np.array([10]), np.array([[0.5, 0.5]]), np.array([[2.5, 2.5]])) == 1.0
+    many = pooling_bound(np.full(10**6, 100), np.full((10**6, 2), 0.5), np.full((10**6, 2), 0.5))
+    assert many == 1.0
+
+
+def satellite(blocks, rng):
+    """Transmittance of a pass with scintillation, and a table of 4 places: click, error, two photons, nothing."""
+    time = np.linspace(-1.0, 1.0, blocks)
+    transmittance = 1e-3 / (1 + 9 * time**2) * np.exp(0.3 * rng.normal(size=blocks))
+
+    def rows(transmittance, noise=1e-6):
+        clicks = np.stack([transmittance, 0.01 * transmittance + noise, 0.1 * transmittance**2], axis=-1)
+        return np.concatenate([clicks, 1 - clicks.sum(axis=-1, keepdims=True)], axis=-1)
+
+    return transmittance, rows
+
+
+def test_pool_meets_its_target():
+    rng = generator(6)
+    transmittance, rows = satellite(20_000, rng)
+    tables, lengths = rows(transmittance), rng.integers(1, 10**7, 20_000)
+    bins = []
+    for target in (1e-3, 1e-5, 1e-6, 1e-7, 1e-12, 0.0):
+        pooled = pool(tables, lengths, transmittance, target)
+        assert pooled.bound <= target and pooled.lengths.sum() == lengths.sum() and pooled.lengths.dtype == np.int64
+        np.testing.assert_allclose(pooled.lengths @ pooled.tables, lengths @ tables, rtol=1e-12)
+        np.testing.assert_allclose(pooled.tables.sum(axis=1), 1.0, rtol=1e-13)
+        bins.append(pooled.lengths.size)
+    assert bins[0] == 1 and bins == sorted(bins) and bins[2] <= 64 and bins[-1] == 20_000
+    # a function in place of the array, read block by block, gives the same bins
+    lazy = pool(lambda index: rows(transmittance[index]), lengths, transmittance, 1e-6)
+    np.testing.assert_array_equal(lazy.tables, pool(tables, lengths, transmittance, 1e-6).tables)
+
+
+def test_pool_reports_the_bound_of_its_bins():
+    """Moments merged from a fine grid give the bound that follows from the blocks directly."""
+    transmittance, rows = satellite(3000, generator(7))
+    lengths = generator(8).integers(1, 10**6, 3000)
+    one = pool(rows(transmittance), lengths, transmittance, 1.0)
+    mean = lengths @ rows(transmittance) / lengths.sum()
+    spread = lengths @ (rows(transmittance) - mean) ** 2
+    np.testing.assert_allclose(one.tables[0], mean, rtol=1e-13)
+    np.testing.assert_allclose(one.bound, pooling_bound(lengths.sum(keepdims=True), mean[None], spread[None]), rtol=1e-9)
+
+
+def test_pool_of_equal_states_is_exact():
+    """As many bins as states, bound 0; empty blocks do not count; no block at all gives no bin."""
+    states = np.repeat([[1e-3, 0.0], [2e-3, 1e-5], [1e-3, 1e-5]], 400, axis=0)
+    _, rows = satellite(1, generator(0))
+    tables, lengths = rows(states[:, 0], states[:, 1]), np.full(1200, 10**6)
+    lengths[:400:2] = 0
+    for target in (0.0, 1e-30):
+        pooled = pool(tables, lengths, states, target)
+        assert pooled.bound == 0.0 and sorted(pooled.lengths) == [200 * 10**6, 400 * 10**6, 400 * 10**6]
+    alone = pool(tables[:400], lengths[:400], states[:400])
+    assert alone.bound == 0.0 and alone.lengths.tolist() == [200 * 10**6]
+    np.testing.assert_array_equal(alone.tables[0], tables[0])
+    nothing = pool(tables, 0 * lengths, states)
+    assert nothing.lengths.size == 0 and draw_blocks(generator(0), nothing.tables, nothing.lengths, 3).sum() == 0
+
+
+def test_pool_over_two_quantities():
+    rng = generator(9)
+    states = np.stack([rng.uniform(1e-4, 1e-2, 5000), rng.uniform(0.0, 1e-4, 5000)], axis=1)
+    _, rows = satellite(1, rng)
+    tables, lengths = rows(states[:, 0], states[:, 1]), np.full(5000, 10**6)
+    pooled = pool(tables, lengths, states, 1e-5)
+    assert 1 < pooled.lengths.size < 300 and 0 < pooled.bound <= 1e-5
+    np.testing.assert_allclose(pooled.lengths @ pooled.tables, lengths @ tables, rtol=1e-12)
+
+
+def test_pooled_and_exact_draws_agree():
+    """Mean and variance of 4000 sums over 300 blocks, pooled and not, against p and p (1 - p) summed over blocks."""
+    transmittance, rows = satellite(300, generator(10))
+    tables, lengths = rows(transmittance), np.full(300, 10**5)
+    pooled = pool(tables, lengths, transmittance, 1e-6)
+    for seed, (table, pulses) in enumerate(((tables, lengths), (pooled.tables, pooled.lengths))):
+        counts = draw_blocks(generator(seed), table, pulses, 4000)
+        assert (counts.sum(axis=1) == 300 * 10**5).all()
+        variance = lengths @ (tables * (1 - tables))
+        assert_counts_agree(counts.sum(axis=0), 4000 * lengths @ tables, 4000 * variance)
+        np.testing.assert_allclose(counts.var(axis=0), variance, rtol=4.9 * np.sqrt(3 / 4000))
