@@ -83,13 +83,20 @@ class Drawn(NamedTuple):
         pulses: Pulses of each block, shape (draw,).
         tally: Sifted pulses, shape (draw, basis, intensity, hidden class, result).
         detector_clicks: Registered clicks of each detector over all pulses, sifted or not, shape (draw, 2).
+        pooling_error_bound: Bound on the total-variation error of pooled blocks, 0 where none were pooled.
         stopped: Whether the run was stopped before the end of the last block.
     """
 
     pulses: np.ndarray
     tally: np.ndarray
     detector_clicks: np.ndarray
+    pooling_error_bound: float = 0.0
     stopped: bool = False
+
+
+def unwatched(pulses: float) -> bool:
+    """What a sampler tells of its progress, and asks whether to stop, where nobody looks."""
+    return False
 
 
 NO_CLICK, RIGHT, WRONG = 0, 1, 2

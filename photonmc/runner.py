@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from photonmc.contracts import NO_CLICK, Counts, Truth, counts_from_tally, truth_from_tally
+from photonmc.contracts import Counts, Drawn, Truth, counts_from_tally, truth_from_tally
 from photonmc.errors import ConfigError, Mistake
 from photonmc.labels import QUANTILES
 from photonmc.random import fold_name, host_generator, point_key
 from photonmc.results import Keys, Result
+from photonmc.progress import Progress
+from photonmc.sampling.clicks import Record, sample_clicks
 from photonmc.sampling.counts import draw_tally, sample_counts
-from photonmc.sampling.expected import expected, tally_probabilities
-from photonmc.sampling.pulses import sample_pulses
+from photonmc.sampling.expected import detector_clicks, expected, per_pulse
+from photonmc.sampling.pulses import HIDDEN, sample_pulses
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security.keyrate import Key, key_of_counts
 from photonmc.status import BIT, NO_KEY
@@ -36,6 +39,9 @@ class Part(NamedTuple):
     pulse_rate_hz: np.ndarray
     counts: Counts
     truth: Truth | None
+    detector_clicks: np.ndarray | None
+    pooling_error_bound: np.ndarray
+    stopped: np.ndarray
     keys: Keys | None
     realizations: np.ndarray
     tuned: dict[str, np.ndarray]
@@ -52,12 +58,19 @@ def _expected_batch(study: Study) -> Counts:
 
 
 @jax.jit
-def _table_batch(keys: Any, study: Study) -> Any:
-    def table(key: Any, one: Study) -> Any:
-        states = one.link.draw(fold_name(key, "channel"), 1)
-        return jax.vmap(lambda state: tally_probabilities(one.link, one.protocol, state))(states)
+def _clicks_batch(study: Study, pulses: Any) -> Any:
+    """Mean registered clicks of each detector, memory left aside."""
 
-    return jax.vmap(table)(keys, study)
+    def of(one: Study, number: Any) -> Any:
+        return number * detector_clicks(one.link, one.protocol, number)
+
+    return jax.vmap(of)(study, pulses)
+
+
+@jax.jit
+def _gain_batch(study: Study) -> Any:
+    """Probability of a sifted Z detection in a pulse, memory left aside."""
+    return jax.vmap(lambda one: per_pulse(one.link, one.protocol).detections[0].sum())(study)
 
 
 @jax.jit
@@ -119,13 +132,21 @@ def key_length(counts: Counts, study: Study) -> Key:
     return jax.device_get(key) if is_concrete(key) else key
 
 
-def simulate(study: Study, sampler: str | None = None, seed: int | None = None) -> Result:
+def simulate(
+    study: Study,
+    sampler: str | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+    listener: Callable[[Record], None] | None = None,
+) -> Result:
     """Sample a study at each of its points and analyze the counts.
 
     Args:
         study: What to simulate; scanned axes become axes of the result.
-        sampler: "auto", "expected", "counts" or "pulses" instead of the study's own.
+        sampler: "auto", "expected", "counts", "clicks" or "pulses" instead of the study's own.
         seed: Instead of the study's own.
+        progress: Is told of pulses that are done, and may ask for a stop: what was sampled so far comes back, as `partial`.
+        listener: Is given registered clicks, batch after batch; for a study of one point and realization.
 
     Raises:
         ConfigError: With all mistakes at once, a sampler that cannot represent the model among them.
@@ -138,10 +159,11 @@ def simulate(study: Study, sampler: str | None = None, seed: int | None = None) 
     study = checked(study.replace(changes))
     if refused := list(run_refusals(study)):
         raise ConfigError(refused)
+    rows = max(np.size(leaf) for leaf in [1.0, *jax.tree.leaves(study.link.channel)])
     parts = []
     with jax.enable_x64(True):
-        for points, batch in study.batches(max(1, BATCH // max(study.values_of("run.realizations")))):
-            parts.append(_simulate_batch(points, batch))
+        for points, batch in study.batches(max(1, BATCH // max(*study.values_of("run.realizations"), rows))):
+            parts.append(_simulate_batch(points, batch, progress or Progress(), listener))
     return assembled(study, parts)
 
 
@@ -171,7 +193,7 @@ def analyze(counts: Counts, study: Study) -> Result:
         _, batch = next(study.batches(1))
         keys = _keys(batched, batch, np.full((1, 1), np.nan))
     summed = jax.tree.map(lambda array: array[:, 0], batched)
-    return assembled(study, [_part(np.array([0]), batch, "measured", summed, None, keys, 1)])
+    return assembled(study, [_part(np.array([0]), batch, np.array(["measured"]), summed, keys=keys)])
 
 
 def _single(study: Study) -> Study:
@@ -181,94 +203,150 @@ def _single(study: Study) -> Study:
 
 
 def chosen_sampler(study: Study) -> str:
-    """Sampler behind "auto": the cheapest that is exact for the model."""
+    """Sampler behind "auto" for one point: the cheapest that is exact for the model."""
     if study.run.sampler != "auto":
         return study.run.sampler
-    return "counts" if study.link.receiver.count_model == "exact" else "expected"
+    link = study.link
+    if link.receiver.count_model != "exact":
+        return "expected"
+    memory, receiver = link.receiver.memory(float(link.source.pulse_rate_hz)), link.receiver
+    jitter = np.any(receiver.timing_jitter_ps) or np.any(receiver.timing_jitter_tail_ps)
+    constant = study.run.block_size_z is not None or len(link.block_lengths(2)) == 1
+    return "counts" if not jitter and (memory.none or (memory.renews and constant)) else "clicks"
 
 
-def _simulate_batch(points: np.ndarray, batch: Study) -> Part:
+def _simulate_batch(
+    points: np.ndarray, batch: Study, progress: Progress, listener: Callable[[Record], None] | None
+) -> Part:
     """Counts and keys of stacked points that differ in numbers only."""
-    sampler = chosen_sampler(batch)
-    if sampler == "expected":
+    if batch.run.sampler == "expected" or (batch.run.sampler == "auto" and batch.link.receiver.count_model != "exact"):
         return expected_part(points, batch)
     kernel = kernel_study(batch)
-    point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
-    tables = np.asarray(_table_batch(point_keys, kernel))[:, 0]
     stops = _stops(kernel)
-    _refuse_endless(points, tables, stops)
+    _refuse_endless(points, kernel, stops)
+    point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
     realizations = batch.run.realizations
-    gathered, truths, errors = [], [], np.full((len(points), realizations), np.nan)
-    for index, (key, table, stop) in enumerate(zip(point_keys, tables, stops, strict=True)):
-        if sampler == "counts":
-            chunks = sample_counts(key, table, realizations, *stop)
-        else:
-            one = jax.tree.map(lambda leaf, index=index: leaf[index], kernel)
-            chunks = sample_pulses(key, one.link, one.protocol, realizations, *stop)
-        drawn, truth = [], None
-        for sent, tally in chunks:
-            drawn.append(counts_from_tally(sent, tally))
-            summed = truth_from_tally(tally.sum(axis=0))
-            truth = summed if truth is None else Truth(*(a + b for a, b in zip(truth, summed, strict=True)))
-        gathered.append(jax.tree.map(lambda *arrays: np.concatenate(arrays), *drawn))
-        truths.append(truth)
-        if realizations == 1 and batch.security is not None:
-            errors[index, 0] = _standard_error(key, drawn[0], kernel, index, stop)
-    counts = jax.tree.map(lambda *arrays: np.stack(arrays), *gathered)
-    keys = None if batch.security is None else _keys(counts, batch, errors)
-    truth = Truth(*(np.stack(arrays) for arrays in zip(*truths, strict=True)))
-    summed = jax.tree.map(lambda array: array.sum(axis=1), counts)
-    return _part(points, batch, sampler, summed, truth, keys, realizations)
+    gathered, samplers, errors = [], [], np.full((len(points), realizations), np.nan)
+    for index, (key, stop) in enumerate(zip(point_keys, stops, strict=True)):
+        one = _point(dataclasses.replace(kernel, run=dataclasses.replace(kernel.run, sampler=batch.run.sampler)), index)
+        samplers.append(chosen_sampler(one))
+        drawn = _drawn(samplers[-1], key, one, realizations, stop, progress, listener)
+        gathered.append(drawn)
+        if realizations == 1 and batch.security is not None and drawn.pulses[0] > 0:
+            errors[index, 0] = _standard_error(key, drawn, kernel, index, stop)
+    counts = jax.tree.map(lambda *arrays: np.stack(arrays), *(counts_from_tally(d.pulses, d.tally) for d in gathered))
+    stopped = np.array([drawn.stopped for drawn in gathered])
+    keys = None if batch.security is None else _keys(counts, batch, errors, stopped)
+    return _part(
+        points,
+        batch,
+        np.array(samplers),
+        jax.tree.map(lambda array: array.sum(axis=1), counts),
+        truth=truth_from_tally(np.stack([drawn.tally.sum(axis=0) for drawn in gathered])),
+        detector_clicks=np.stack([drawn.detector_clicks.sum(axis=0) for drawn in gathered]),
+        pooling_error_bound=np.array([drawn.pooling_error_bound for drawn in gathered]),
+        stopped=stopped,
+        keys=keys,
+        realizations=realizations,
+    )
+
+
+def _point(kernel: Study, index: int) -> Study:
+    """One of stacked points, its numbers plain floats."""
+    return jax.tree.map(lambda leaf: float(leaf[index]) if np.ndim(leaf) == 1 else np.asarray(leaf[index]), kernel)
+
+
+def _drawn(
+    sampler: str,
+    key: Any,
+    one: Study,
+    realizations: int,
+    stop: tuple[int | None, int | None],
+    progress: Progress,
+    listener: Callable[[Record], None] | None,
+) -> Drawn:
+    """All realizations of one point; those that a stop left out are empty."""
+    common = key, one.link, one.protocol, realizations, *stop
+    if sampler == "counts":
+        blocks = sample_counts(*common, one.run.pooling_error, progress.advance)
+    elif sampler == "clicks":
+        blocks = sample_clicks(*common, listener, progress.advance)
+    else:
+        blocks = sample_pulses(*common)
+    chunks = [] if progress.stopped else list(blocks)
+    stopped = progress.stopped and (not chunks or chunks[-1].stopped or sum(len(c.pulses) for c in chunks) < realizations)
+    shape = (2, len(one.link.source.intensities), HIDDEN, 3)
+    missing = realizations - sum(len(chunk.pulses) for chunk in chunks)
+    if missing:
+        zeros = Drawn(np.zeros(missing, np.int64), np.zeros((missing, *shape), np.int64), np.zeros((missing, 2), np.int64))
+        chunks.append(zeros)
+    return Drawn(
+        *(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("pulses", "tally", "detector_clicks")),
+        max(chunk.pooling_error_bound for chunk in chunks),
+        stopped,
+    )
 
 
 def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray] | None = None) -> Part:
     """Expectation, and its keys, of stacked points, at the settings found for them where those were tuned."""
     batch = batch.replace(tuned or {})
-    counts = jax.tree.map(lambda array: np.asarray(array)[:, None], _expected_batch(kernel_study(batch)))
+    kernel = kernel_study(batch)
+    mean = jax.tree.map(np.asarray, _expected_batch(kernel))
+    counts = jax.tree.map(lambda array: array[:, None], mean)
     keys = None if batch.security is None else _keys(counts, batch, np.full(counts.pulses.shape, np.nan))
-    part = _part(points, batch, "expected", jax.tree.map(lambda array: array[:, 0], counts), None, keys, 1)
+    clicks = None
+    if batch.link.receiver.count_model == "exact":
+        clicks = np.asarray(_clicks_batch(kernel, np.where(np.isfinite(mean.pulses), mean.pulses, 0.0)))
+    part = _part(points, batch, np.full(len(points), "expected"), mean, detector_clicks=clicks, keys=keys)
     return part._replace(tuned=tuned or {})
 
 
 def _part(
     points: np.ndarray,
     batch: Study,
-    sampler: str,
+    samplers: np.ndarray,
     counts: Counts,
-    truth: Truth | None,
-    keys: Keys | None,
-    realizations: int,
+    *,
+    truth: Truth | None = None,
+    detector_clicks: np.ndarray | None = None,
+    pooling_error_bound: np.ndarray | None = None,
+    stopped: np.ndarray | None = None,
+    keys: Keys | None = None,
+    realizations: int = 1,
 ) -> Part:
     source = batch.link.source
-    intensities, rate = np.stack(source.intensities, axis=-1), np.asarray(source.pulse_rate_hz)
+    nothing = np.zeros(len(points))
     return Part(
-        points,
-        np.full(len(points), sampler),
-        intensities,
-        rate,
-        counts,
-        truth,
-        keys,
-        np.full(len(points), realizations),
-        {},
+        points=points,
+        samplers=samplers,
+        intensities=np.stack(source.intensities, axis=-1),
+        pulse_rate_hz=np.asarray(source.pulse_rate_hz),
+        counts=counts,
+        truth=truth,
+        detector_clicks=detector_clicks,
+        pooling_error_bound=nothing if pooling_error_bound is None else pooling_error_bound,
+        stopped=nothing > 0 if stopped is None else stopped,
+        keys=keys,
+        realizations=np.full(len(points), realizations),
+        tuned={},
     )
 
 
 def _stops(batch: Study) -> list[tuple[int | None, int | None]]:
     """Whole pulses, or whole Z detections, at which the block of each point stops."""
-    run = batch.run
+    run, rates = batch.run, np.asarray(batch.link.source.pulse_rate_hz)
     if run.block_size_z is not None:
         return [(None, max(1, round(size))) for size in np.asarray(run.block_size_z).tolist()]
-    pulses = np.asarray(run.fixed_pulses(batch.link.source.pulse_rate_hz))
-    return [(max(1, round(number)), None) for number in pulses.tolist()]
+    points = (_point(batch, index) for index in range(len(rates)))
+    return [(max(1, round(float(one.run.fixed_pulses(one.link)))), None) for one in points]
 
 
-def _refuse_endless(points: np.ndarray, tables: np.ndarray, stops: list[tuple[int | None, int | None]]) -> None:
+def _refuse_endless(points: np.ndarray, kernel: Study, stops: list[tuple[int | None, int | None]]) -> None:
+    if kernel.run.block_size_z is None:
+        return
     found = []
-    for point, table, (_, block) in zip(points, tables, stops, strict=True):
-        if block is None:
-            continue
-        gain = table[0, ..., NO_CLICK + 1 :].sum()
+    for point, gain, (_, block) in zip(points, np.asarray(_gain_batch(kernel)).tolist(), stops, strict=True):
+        assert block is not None
         mean = block / gain if gain > 0 else np.inf
         if mean > MAX_PULSES:
             needs = f"needs {mean:.3g} pulses on average" if gain > 0 else "waits for Z detections that cannot come"
@@ -283,9 +361,12 @@ def _refuse_endless(points: np.ndarray, tables: np.ndarray, stops: list[tuple[in
         raise ConfigError(found)
 
 
-def _standard_error(key: Any, counts: Counts, kernel: Study, index: int, stop: tuple[int | None, int | None]) -> float:
+def _standard_error(key: Any, drawn: Drawn, kernel: Study, index: int, stop: tuple[int | None, int | None]) -> float:
     """Standard deviation of the key length over multinomial redraws of the counts of one realization."""
     rng = host_generator(fold_name(key, "standard_error"))
+    counts = counts_from_tally(drawn.pulses, drawn.tally)
+    if drawn.stopped:
+        stop = int(drawn.pulses[0]), None
     silent, right = counts.sent - counts.detections, counts.detections - counts.errors
     table = np.stack([silent, right, counts.errors], axis=-1)[0, :, :, None] / counts.pulses[0]
     sent, tally = draw_tally(rng, table, REDRAWS, *stop)
@@ -294,7 +375,7 @@ def _standard_error(key: Any, counts: Counts, kernel: Study, index: int, stop: t
     return float(np.std(np.asarray(_key_batch(redrawn, one).secret_key_bits), ddof=1))
 
 
-def _keys(counts: Counts, batch: Study, standard_error: np.ndarray) -> Keys:
+def _keys(counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.ndarray | None = None) -> Keys:
     """Keys of points and realizations, summed up over the realizations."""
     real = jax.tree.map(lambda array: array.astype(np.float64), counts)
     key = jax.device_get(_key_batch(real, kernel_study(batch)))
@@ -315,12 +396,21 @@ def _keys(counts: Counts, batch: Study, standard_error: np.ndarray) -> Keys:
         fluctuation_free=key.secret_key_bits_fluctuation_free.mean(axis=1),
         yin_safe=key.secret_key_bits_yin_safe.mean(axis=1),
         terms={name: values.mean(axis=1) for name, values in key.terms.items()},
-        status=np.bitwise_or.reduce(status, axis=1),
+        status=np.bitwise_or.reduce(status, axis=1) | _cautions(batch, len(bits), stopped),
         commonest=commonest,
         bits_quantiles=quantiles(bits),
         sifted_z_quantiles=quantiles(sifted),
         probability_no_key=(bits <= 0).mean(axis=1),
     )
+
+
+def _cautions(batch: Study, points: int, stopped: np.ndarray | None) -> np.ndarray:
+    """Status bits that do not come from the counts: proofs whose assumptions the receiver breaks, and runs that stopped."""
+    receiver = batch.link.receiver
+    mask = np.zeros(points, np.int64)
+    if receiver.count_model == "exact":
+        mask |= np.where(blind_spots(receiver) | unequal(receiver), BIT["outside_validity"], 0)
+    return mask if stopped is None else mask | np.where(stopped, BIT["partial"], 0)
 
 
 def assembled(study: Study, parts: list[Part]) -> Result:
@@ -341,6 +431,9 @@ def assembled(study: Study, parts: list[Part]) -> Result:
         pulse_rate_hz=joined.pulse_rate_hz,
         counts=joined.counts,
         truth=joined.truth,
+        detector_clicks=joined.detector_clicks,
+        pooling_error_bound=joined.pooling_error_bound,
+        stopped=joined.stopped,
         realizations=joined.realizations,
         keys=joined.keys,
         tuned=joined.tuned,

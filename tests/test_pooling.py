@@ -36,7 +36,7 @@ def test_places_keep_tally_and_clicks(protocol, x64):
     """The collapsed table sums to the tally and to the click probabilities of the full one, to rounding."""
     places = places_of(LINK, protocol)
     assert places.tally.size == 4 + 2 * 3 * 4 * 7
-    table = np.asarray(place_probabilities(LINK, protocol, state(0.3, 1e-3), places))
+    table = np.asarray(place_probabilities(LINK, protocol, state(0.3, 1e-3), places.index, places.tally.size))
     tally, clicks = places.sums(table)
     np.testing.assert_allclose(table.sum(), 1.0, rtol=1e-14)
     expected = tally_probabilities(LINK, protocol, state(0.3, 1e-3))
@@ -57,7 +57,7 @@ def test_blind_places_are_silent(x64):
     protocol = PROTOCOLS["bb84, Bob differs"]
     places = places_of(LINK, protocol)
     blind = np.asarray(blind_probabilities(LINK, protocol, state(0.3), places))
-    live = np.asarray(place_probabilities(LINK, protocol, state(0.3), places))
+    live = np.asarray(place_probabilities(LINK, protocol, state(0.3), places.index, places.tally.size))
     assert blind[places.clicking].sum() == 0.0
     np.testing.assert_allclose(blind.sum(), 1.0, rtol=1e-14)
     np.testing.assert_allclose(places.sums(blind)[0].sum(axis=-1), places.sums(live)[0].sum(axis=-1), rtol=1e-12, atol=1e-18)

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.contracts import NO_CLICK, ChannelState, Drawn
+from photonmc.contracts import NO_CLICK, ChannelState, Drawn, unwatched
 from photonmc.detector.memory import Memory
 from photonmc.random import fold_name, host_generator, multinomial
 from photonmc.sampling.candidates import NEVER, OUTCOMES, Blocks, Plan, blocks_of, draw_candidates, places
 from photonmc.sampling.light import Alias, alias_table, cell_weights, drawn_cell, drawn_mark, joint_table, look_up
 from photonmc.sampling.memory import CLICK_0, CLICK_1, KEPT, LIGHT, Events, State, follow, fresh, reach
 from photonmc.sampling.philox import joined, words_at
+from photonmc.sampling.trajectory import trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 SILENT, MARKS = 2, 3
 """Streams of random words by gate: settings of silent gates, outcomes of recovering detectors."""
-FOREVER = 1 << 60
-"""Gates of a run that waits for detections."""
 HIDDEN, OUTCOMES_OF_A_GATE = 4, 5
 CELL = HIDDEN * OUTCOMES_OF_A_GATE
 """Hidden classes (0, 1, 2, 3 and more photons), outcomes, and categories of one cell."""
@@ -227,11 +226,18 @@ class _Run:
         one = len(lengths) == 1 and not self.late
         self.tables = self._tables_of_all() if one else None
 
-    def block(self, pulses: int | None, block_size_z: int | None, listener: Callable[[Record], None] | None) -> Drawn:
+    def block(
+        self,
+        pulses: int | None,
+        block_size_z: int | None,
+        listener: Callable[[Record], None] | None,
+        watch: Callable[[float], bool],
+    ) -> Drawn:
         """The whole block: batch after batch, then the silent gates at once."""
         whole = listener is not None or block_size_z is not None
         tally = np.zeros(2 * self.rows * HIDDEN, np.int64)
         clicks, meant, gates = np.zeros(2, np.int64), np.zeros(len(self.lengths), np.int64), pulses
+        stopped, end = False, 0
         for index in range(self.plan.batches()):
             counted, clicked, by_block, record = self.batch(index, whole)
             if whole:
@@ -252,11 +258,16 @@ class _Run:
             tally, clicks = tally + counted, clicks + clicked
             if block_size_z is not None and gates is not None:
                 break
+            before, end = end, int(self.plan.batch(index)[1][-1])
+            if watch(float(end - before)) and end != pulses:
+                stopped, gates = True, end
+                break
         assert gates is not None
-        lengths = self.lengths if block_size_z is None else np.array([gates])
+        # a run that ended early ends within some block
+        lengths = np.diff(np.minimum(np.append(0, self.blocks.ends), gates))
         tally = tally + self._silent(lengths - meant)
         shaped = tally.reshape(2, self.rows // 3, 3, HIDDEN)
-        return Drawn(np.array([gates]), np.swapaxes(shaped, -1, -2)[None], clicks[None])
+        return Drawn(np.array([gates]), np.swapaxes(shaped, -1, -2)[None], clicks[None], stopped=stopped)
 
     def _last(self, record: Record, block_size_z: int, tally: np.ndarray) -> int | None:
         """Index of the event that brings the last missing Z detection, None where it comes later."""
@@ -401,6 +412,7 @@ def sample_clicks(
     pulses: int | None,
     block_size_z: int | None,
     listener: Callable[[Record], None] | None = None,
+    watch: Callable[[float], bool] = unwatched,
 ) -> Iterator[Drawn]:
     """Realizations of a block, one at a time.
 
@@ -412,14 +424,13 @@ def sample_clicks(
         pulses: Pulses of each block, or None.
         block_size_z: Sifted Z detections at which a block stops, or None; for a channel that never changes.
         listener: Is given the registered clicks of each batch, in the order of gates.
+        watch: Is told how many pulses were drawn, and says whether to stop.
     """
     stream = fold_name(key, "clicks")
-    lengths = link.block_lengths(FOREVER if pulses is None else pulses)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        states = jax.device_get(link.draw(fold_name(key, "channel"), len(lengths)))
-    used = lengths > 0
-    states, lengths = jax.tree.map(lambda leaf: leaf[used], states), lengths[used]
+    lengths, states = trajectory(key, link, pulses)
     for realization in range(realizations):
-        own = jax.random.fold_in(stream, realization)
-        run = _Run(own, link, protocol, states, lengths, block_size_z)
-        yield run.block(pulses, block_size_z, listener)
+        run = _Run(jax.random.fold_in(stream, realization), link, protocol, states, lengths, block_size_z)
+        drawn = run.block(pulses, block_size_z, listener, watch)
+        yield drawn
+        if drawn.stopped:
+            return

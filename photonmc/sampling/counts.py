@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from photonmc.contracts import NO_CLICK
+from photonmc.contracts import NO_CLICK, Drawn, unwatched
 from photonmc.random import fold_name, host_generator, multinomial, trials_until
+from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
+from photonmc.sampling.pooling import draw_blocks, pool
+from photonmc.sampling.renewal import draw_dead_time, draw_dead_time_until
+from photonmc.sampling.trajectory import trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
+
+    from photonmc.link import Link
 
 CHUNK = 1024
 """Realizations that share one random stream; fixed, so that results do not depend on how work is cut."""
@@ -53,10 +60,79 @@ def draw_tally(
 
 
 def sample_counts(
-    key: Key[Array, ""], table: np.ndarray, realizations: int, pulses: int | None, block_size_z: int | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Realizations of a block in chunks; see `draw_tally` for the arguments and for what each chunk holds."""
+    key: Key[Array, ""],
+    link: Link,
+    protocol: Any,
+    realizations: int,
+    pulses: int | None,
+    block_size_z: int | None,
+    pooling_error: float,
+    watch: Callable[[float], bool] = unwatched,
+) -> Iterator[Drawn]:
+    """Realizations of a block in chunks.
+
+    Args:
+        key: Of the point.
+        link: Concrete values only; its receiver has no memory, or one that each click renews on a constant channel.
+        protocol: Its cells, outcomes and tally labels are read.
+        realizations: Independent blocks.
+        pulses: Pulses of each block, or None.
+        block_size_z: Sifted Z detections at which a block stops, or None; for a channel that never changes.
+        pooling_error: Bound on the total-variation error of a channel that changes; 0 draws block by block.
+        watch: Is told how many pulses were drawn, and says whether to stop.
+    """
     stream = fold_name(key, "counts")
+    law = _Law(key, link, protocol, pulses, pooling_error)
     for chunk, start in enumerate(range(0, realizations, CHUNK)):
         rng = host_generator(jax.random.fold_in(stream, chunk))
-        yield draw_tally(rng, table, min(CHUNK, realizations - start), pulses, block_size_z)
+        counts = law.draw(rng, min(CHUNK, realizations - start), pulses, block_size_z)
+        sent = counts.sum(axis=1)
+        stopped = watch(float(sent.sum())) and start + CHUNK < realizations
+        yield Drawn(sent, *law.places.sums(counts), law.bound, stopped)
+        if stopped:
+            return
+
+
+class _Law:
+    """What the counts of a block are drawn from: one table of places, or one a block of the channel or a bin of blocks."""
+
+    def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None, pooling_error: float) -> None:
+        self.places = places_of(link, protocol)
+        lengths, states = trajectory(key, link, pulses)
+        memory = link.receiver.memory(float(link.source.pulse_rate_hz))
+        self.dead_gates = int(memory.dead_gates[0])
+        self.bound = 0.0
+
+        def tables(blocks: np.ndarray) -> np.ndarray:
+            filled = np.resize(blocks, 1 << (len(blocks) - 1).bit_length())  # few sizes, few compilations
+            chosen = jax.tree.map(lambda leaf: leaf[filled], states)
+            return np.asarray(_tables(link, protocol, chosen, self.places.index, self.places.tally.size))[: len(blocks)]
+
+        if len(lengths) == 1:
+            self.tables, self.lengths = tables(np.array([0])), lengths
+            one = jax.tree.map(lambda leaf: leaf[0], states)
+            self.blind = np.asarray(blind_probabilities(link, protocol, one, self.places))
+        else:
+            assert memory.none
+            values = np.stack(jax.tree.leaves(states), axis=1)
+            self.tables, self.lengths, self.bound = pool(tables, lengths, values, pooling_error)
+
+    def draw(self, rng: np.random.Generator, draws: int, pulses: int | None, block_size_z: int | None) -> np.ndarray:
+        """Counts over places, shape (draws, place)."""
+        if len(self.lengths) > 1:
+            return draw_blocks(rng, self.tables, self.lengths, draws)
+        live, clicking = self.tables[0], self.places.clicking
+        if block_size_z is not None:
+            stopping = self.places.detections_z
+            return draw_dead_time_until(
+                rng, live, self.blind, clicking, stopping, self.dead_gates, block_size_z, draws
+            )
+        assert pulses is not None
+        if self.dead_gates == 0:
+            return multinomial(rng, np.full(draws, pulses, dtype=np.int64), live)
+        return draw_dead_time(rng, live, self.blind, clicking, self.dead_gates, pulses, draws)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _tables(link: Link, protocol: Any, states: Any, index: Any, size: int) -> Any:
+    return jax.vmap(lambda state: place_probabilities(link, protocol, state, index, size))(states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,12 +33,12 @@ def tally_probabilities(link: Link, protocol: Any, state: ChannelState) -> Float
     return jnp.moveaxis(summed.reshape(-1, *shape), 0, 2)
 
 
-def mean_tally(link: Link, protocol: Any, states: ChannelState, weights: Any) -> Float[Array, "basis intensity hidden result"]:
-    """Mean of the tally's probabilities over states of the channel, in pieces that fit into memory."""
+def node_mean(link: Link, pulses: Any, of: Callable[[ChannelState], Any]) -> Any:
+    """Mean over the channel's quadrature of what a state gives (an array), in pieces that fit into memory."""
+    states, weights = link.nodes(pulses)
 
     def weighted(node: tuple[ChannelState, Any]) -> Any:
-        state, weight = node
-        return weight * tally_probabilities(link, protocol, state)
+        return node[1] * of(node[0])
 
     if weights.size <= NODES_AT_ONCE:
         return jax.vmap(weighted)((states, weights)).sum(axis=0)
@@ -46,14 +47,24 @@ def mean_tally(link: Link, protocol: Any, states: ChannelState, weights: Any) ->
     pieces = jax.tree.map(
         lambda leaf: leaf.reshape(-1, NODES_AT_ONCE), (padded, jnp.pad(weights, (0, missing), constant_values=0.0))
     )
-    nothing = jnp.zeros((2, len(link.source.intensities), 4, 3))
+    nothing = jnp.zeros(jax.eval_shape(of, jax.tree.map(lambda leaf: leaf[0], states)).shape)
     return jax.lax.scan(lambda total, piece: (total + jax.vmap(weighted)(piece).sum(axis=0), None), nothing, pieces)[0]
+
+
+def detector_clicks(link: Link, protocol: Any, pulses: Any = None) -> Float[Array, " detector"]:
+    """Probability that each detector clicks in a pulse, sifted or not, detectors without memory."""
+
+    def of(state: ChannelState) -> Any:
+        _, only_0, only_1, *both = jnp.tensordot(protocol.cells(link), protocol.outcomes(link, state).sum(axis=1), axes=1)
+        return jnp.stack([only_0 + sum(both), only_1 + sum(both)])
+
+    return node_mean(link, pulses, of)
 
 
 def per_pulse(link: Link, protocol: Any, pulses: Any = None) -> Counts:
     """Counts expected per pulse; the mean over the channel's quadrature nodes is taken over counts, never over losses."""
     if link.receiver.count_model == "exact":
-        return counts_from_tally(1.0, mean_tally(link, protocol, *link.nodes(pulses)))
+        return counts_from_tally(1.0, node_mean(link, pulses, lambda state: tally_probabilities(link, protocol, state)))
     detections, errors = COUNT_MODELS[link.receiver.count_model](link, protocol)
     sent = protocol.matching_probabilities()[:, None] * jnp.asarray(link.source.intensity_probabilities)
     return Counts(1.0, sent, detections, errors)

@@ -85,10 +85,10 @@ def places_of(link: Link, protocol: Any) -> Places:
     return Places(index.reshape(place.shape), distinct[:, 0], distinct[:, 1:], shape)
 
 
-def place_probabilities(link: Link, protocol: Any, state: ChannelState, places: Places) -> Float[Array, " place"]:
-    """Probability of each place for a gate in which the detectors are live, in one state of the channel."""
+def place_probabilities(link: Link, protocol: Any, state: ChannelState, index: Any, size: int) -> Float[Array, " place"]:
+    """Probability of each of `size` places for a gate in which the detectors are live, in one state of the channel."""
     joint = protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
-    return jnp.zeros(places.tally.size).at[places.index.ravel()].add(joint.ravel())
+    return jnp.zeros(size).at[index.ravel()].add(joint.ravel())
 
 
 def blind_probabilities(link: Link, protocol: Any, state: ChannelState, places: Places) -> Float[Array, " place"]:

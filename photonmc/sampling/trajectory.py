@@ -1,0 +1,34 @@
+"""Trajectory of a channel for a sampler: how many pulses each of its states holds for, and the states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from photonmc.contracts import ChannelState
+from photonmc.random import fold_name
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Key
+
+    from photonmc.link import Link
+
+FOREVER = 1 << 60
+"""Pulses of a run that waits for detections."""
+
+
+def trajectory(key: Key[Array, ""], link: Link, pulses: int | None) -> tuple[np.ndarray, ChannelState]:
+    """Blocks of one point: their pulses, int64, none of them empty, and their states, on the host.
+
+    Args:
+        key: Of the point.
+        link: Concrete values only.
+        pulses: Of the run; None where it waits for detections.
+    """
+    lengths = link.block_lengths(FOREVER if pulses is None else pulses)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the same states whatever device samples
+        states = jax.device_get(link.draw(fold_name(key, "channel"), len(lengths)))
+    used = lengths > 0
+    return lengths[used], jax.tree.map(lambda leaf: np.asarray(leaf)[used], states)
