@@ -8,8 +8,6 @@ import functools
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +16,7 @@ import numpy as np
 
 from photonmc.contracts import Counts, Truth
 from photonmc.errors import ConfigError, Mistake
+from photonmc.files import publish, temporary_beside, unusable_file
 from photonmc.labels import QUANTILES, dataset, provenance, table
 from photonmc.protocol.bb84 import BASES
 from photonmc.status import BIT, NO_KEY, words
@@ -259,10 +258,7 @@ class Result:
         path = Path(path)
         if mistakes := list(unusable_output(path, force, int(self.realizations.max()))):
             raise ConfigError(mistakes)
-        path = path.resolve()  # a link is followed
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = temporary_beside(path)
         try:
             if path.suffix == ".json":
                 temporary.write_text(self.to_json() + "\n", encoding="utf-8")
@@ -274,19 +270,12 @@ class Result:
                 from photonmc.plotting import draw
 
                 draw(self, temporary)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
+            publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
     def __str__(self) -> str:
         return table(self)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def unusable_output(path: Path, force: bool, realizations: int) -> Iterator[Mistake]:
@@ -295,23 +284,7 @@ def unusable_output(path: Path, force: bool, realizations: int) -> Iterator[Mist
         yield Mistake(f"--out {path}", f"must end in one of {' '.join(SUFFIXES)}")
     if path.suffix == ".csv" and realizations > 1:
         yield Mistake(f"--out {path}", "a CSV holds the counts of one realization, but there are several")
-    try:
-        target = path.resolve()
-        if not target.parent.is_dir():
-            yield Mistake(f"--out {path}", f"its folder {path.parent} does not exist")
-        elif target.is_dir():
-            yield Mistake(f"--out {path}", "is a folder")
-        elif (path.exists() or path.is_symlink()) and not force:
-            yield Mistake(f"--out {path}", "exists; --force replaces it")
-        elif target.exists() and not target.is_file():
-            yield Mistake(f"--out {path}", "is no regular file")
-        elif target.exists() and not os.access(target, os.W_OK):
-            yield Mistake(f"--out {path}", "cannot be written")
-        else:
-            with tempfile.TemporaryFile(dir=target.parent):
-                pass  # the folder takes files
-    except (OSError, ValueError) as error:
-        yield Mistake(f"--out {path}", f"cannot be written: {getattr(error, 'strerror', None) or error}")
+    yield from unusable_file("--out", path, force)
 
 
 def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
