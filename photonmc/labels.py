@@ -10,7 +10,7 @@ import numpy as np
 
 from photonmc.fields import fields_of, split_path
 from photonmc.protocol.bb84 import BASES
-from photonmc.status import WORDS, words
+from photonmc.status import WORDS
 from photonmc.study import Study, as_sections, marked_sections
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ def dataset(result: Result) -> xarray.Dataset:
         ("errors", "Sifted errors"),
     ):
         data[name] = variable(table, getattr(result.counts, name), label, "count")
+    if not np.isnan(result.detector_clicks).all():
+        data["detector_clicks"] = variable(("detector",), result.detector_clicks, "Registered clicks", "count")
+    if result.pooling_error_bound.any():
+        label = "Bound on the total-variation error of pooled blocks"
+        data["pooling_error_bound"] = variable((), result.pooling_error_bound, label, "1")
     data["intensity_value"] = variable(("intensity",), result.intensities, "Mean photon number", "photons/pulse")
     data["sampler"] = variable((), result.samplers.astype(str), "Sampler", "1")
     if result.truth is not None:
@@ -235,9 +240,13 @@ def _point_table(result: Result) -> str:
             for name in ("sent", "detections", "errors")
         )
         lines.append(f"  {row['basis']:<5} {row['intensity']:>10g} {cells}")
+    if not np.isnan(clicks := result.detector_clicks[0]).any():
+        lines.append(f"Registered clicks of detectors 0 and 1: {_number(clicks[0])} and {_number(clicks[1])}")
+    if (bound := result.pooling_error_bound[0]) > 0:
+        lines.append(f"Blocks of the channel were pooled, at a total-variation error of at most {bound:.2g}")
     security = result.study.security
     if security is not None:
-        said = ", ".join(words(int(result.keys.status[0]))) if result.keys is not None else ""
+        said = ", ".join(result.status())
         lines.append(f"Analysis {security.analysis}; fixed-length proof evaluated on observed counts; status {said}")
     lines.append(result.reason())
     return "\n".join(lines)
@@ -255,7 +264,7 @@ def _scan_table(result: Result) -> str:
     rows = [head]
     for index in range(min(len(result), _MANY_POINTS)):
         settings = result.study.settings(index)
-        status = ", ".join(words(int(result.keys.status[index]))) if result.keys is not None else "ok"
+        status = ", ".join(result.status(index))
         shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in (settings[path] for path in paths)]
         tuned = [f"{values[index]:.5g}" for values in result.tuned.values()]
         rows.append([*shown, *tuned, *(_number(scalars[n][index]) for n in names), status])

@@ -29,7 +29,9 @@ SUFFIXES = (".json", ".csv", ".nc", ".png")
 """Kinds of files that a result can be saved to."""
 SAMPLER_REASONS = {
     "expected": "closed-form expectation, nothing was drawn",
-    "counts": "exact multinomial draws over the outcome table, the cheapest exact sampler of a link without memory",
+    "counts": "exact draws over the outcome table at a cost that does not depend on the pulses, the cheapest exact sampler "
+    "where pulses are independent or each click starts the receiver anew",
+    "clicks": "jumps from click to click, exact for detectors with memory, at a cost that follows the clicks",
     "pulses": "every pulse was followed, mechanism by mechanism, as asked for",
     "measured": "the counts were given",
 }
@@ -63,6 +65,10 @@ class Result:
         pulse_rate_hz: Pulse rate of each point [Hz], shape (point,).
         counts: Sums over the realizations, shape (point, basis, intensity); whole numbers where they were drawn.
         truth: Photon numbers behind the sifted events, or None where nothing was drawn.
+        detector_clicks: Registered clicks of each detector, sifted or not, summed over the realizations, shape (point, 2); NaN
+            where that is not known.
+        pooling_error_bound: Bound on the total-variation error of pooled blocks, shape (point,); 0 where none were pooled.
+        stopped: Whether a point was stopped before its end, shape (point,).
         realizations: Independent blocks at each point, shape (point,).
         keys: Keys, or None for a study without a security analysis.
         tuned: Values found by `optimize`, by path, shape (point,).
@@ -74,6 +80,9 @@ class Result:
     pulse_rate_hz: np.ndarray
     counts: Counts
     truth: Truth | None
+    detector_clicks: np.ndarray
+    pooling_error_bound: np.ndarray
+    stopped: np.ndarray
     realizations: np.ndarray
     keys: Keys | None
     tuned: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -116,7 +125,7 @@ class Result:
 
     def point(self, index: int = 0) -> dict[str, Any]:
         """One point as plain Python data, as in the JSON."""
-        whole = self.samplers[index] in ("counts", "pulses", "measured")
+        whole = self.samplers[index] != "expected"
         several = self.realizations[index] > 1
         scalars: dict[str, Any] = {name: _json_number(array[index]) for name, array in self.scalars.items()}
         if whole and not several:
@@ -141,6 +150,10 @@ class Result:
                 ("sifted_z_quantiles", keys.sifted_z_quantiles),
             ):
                 out[name] = {f"{q:g}": _json_number(v) for q, v in zip(QUANTILES, quantiles[index], strict=True)}
+        if not np.isnan(clicks := self.detector_clicks[index]).any():
+            out["detector_clicks"] = [_whole(value) if whole else float(value) for value in clicks]
+        if self.pooling_error_bound[index] > 0:
+            out["pooling_error_bound"] = float(self.pooling_error_bound[index])
         out["counts"] = list(self.rows(index))
         if self.truth is not None and self.samplers[index] != "expected":
             out["truth"] = list(self._truth_rows(index))
@@ -148,10 +161,16 @@ class Result:
             out["terms"] = {name: _json_number(v[index]) for name, v in keys.terms.items() if not np.isnan(v[index])}
             out["acceptance"] = "observed"
             out["analysis"] = str(self.study.at(index).security.analysis)
-        out["status"] = words(int(keys.status[index])) if keys is not None else ["ok"]
+        out["status"] = self.status(index)
         out["reason"] = self.reason(index)
         out["sampler"] = str(self.samplers[index])
         return out | provenance(self.study.at(index))
+
+    def status(self, index: int = 0) -> list[str]:
+        """Words of the status of a point."""
+        if self.keys is not None:
+            return words(int(self.keys.status[index]))
+        return ["partial" if self.stopped[index] else "ok"]
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
         """Rows of the counts table of a point: basis, intensity, sent, detections, errors."""
@@ -180,6 +199,8 @@ class Result:
     def reason(self, index: int = 0) -> str:
         """Sentence that says why there is no key, or where there is one, why this sampler was taken."""
         sampler = f"{self.samplers[index]}: {SAMPLER_REASONS[str(self.samplers[index])]}."
+        if self.stopped[index]:
+            sampler += " It was stopped before its end; what was sampled so far is kept."
         if self.keys is None:
             return sampler
         mask = int(self.keys.status[index])
@@ -202,10 +223,16 @@ class Result:
         }
         commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
         said = [sentences[word] for word in commonest] or [sampler]
+        if commonest and self.stopped[index]:
+            said.append("The run was stopped before its end; what was sampled so far is kept.")
         if self.tuned and commonest:
             said.append("No settings within the bounds were found that give a key.")
         if mask & BIT["outside_validity"]:
-            said.append("Outside of validity: counts exceed what was sent, or a term of the proof is no finite number.")
+            receiver = self.study.at(index).link.receiver
+            broken = receiver.broken_assumptions() if receiver.count_model == "exact" else {}
+            why = [sentence for sentence, applies in broken.items() if applies]
+            why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
+            said.append(f"Outside of validity: {'; '.join(why)}.")
         if mask & BIT["sampling_bound_unsafe"]:
             said.append(
                 f"Not certified: with fewer than 1000 X errors the Fung sampling bound can be too low; "

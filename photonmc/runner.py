@@ -39,7 +39,7 @@ class Part(NamedTuple):
     pulse_rate_hz: np.ndarray
     counts: Counts
     truth: Truth | None
-    detector_clicks: np.ndarray | None
+    detector_clicks: np.ndarray
     pooling_error_bound: np.ndarray
     stopped: np.ndarray
     keys: Keys | None
@@ -294,7 +294,7 @@ def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray]
     mean = jax.tree.map(np.asarray, _expected_batch(kernel))
     counts = jax.tree.map(lambda array: array[:, None], mean)
     keys = None if batch.security is None else _keys(counts, batch, np.full(counts.pulses.shape, np.nan))
-    clicks = None
+    clicks = np.full((len(points), 2), np.nan)  # a paper's count model does not tell
     if batch.link.receiver.count_model == "exact":
         clicks = np.asarray(_clicks_batch(kernel, np.where(np.isfinite(mean.pulses), mean.pulses, 0.0)))
     part = _part(points, batch, np.full(len(points), "expected"), mean, detector_clicks=clicks, keys=keys)
@@ -323,7 +323,7 @@ def _part(
         pulse_rate_hz=np.asarray(source.pulse_rate_hz),
         counts=counts,
         truth=truth,
-        detector_clicks=detector_clicks,
+        detector_clicks=np.full((len(points), 2), np.nan) if detector_clicks is None else detector_clicks,
         pooling_error_bound=nothing if pooling_error_bound is None else pooling_error_bound,
         stopped=nothing > 0 if stopped is None else stopped,
         keys=keys,
@@ -406,10 +406,10 @@ def _keys(counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.
 
 def _cautions(batch: Study, points: int, stopped: np.ndarray | None) -> np.ndarray:
     """Status bits that do not come from the counts: proofs whose assumptions the receiver breaks, and runs that stopped."""
-    receiver = batch.link.receiver
     mask = np.zeros(points, np.int64)
-    if receiver.count_model == "exact":
-        mask |= np.where(blind_spots(receiver) | unequal(receiver), BIT["outside_validity"], 0)
+    if batch.link.receiver.count_model == "exact":
+        for applies in batch.link.receiver.broken_assumptions().values():
+            mask |= np.where(applies, BIT["outside_validity"], 0)
     return mask if stopped is None else mask | np.where(stopped, BIT["partial"], 0)
 
 

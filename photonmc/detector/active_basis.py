@@ -99,6 +99,18 @@ class ActiveBasis:
         """What a click does to later gates; concrete values only."""
         return memory_of(self, pulse_rate_hz)
 
+    def broken_assumptions(self) -> dict[str, Any]:
+        """What proofs of security take for granted and this receiver does not keep: a sentence, and whether it applies."""
+        efficiency, dead = self.efficiency, self.dead_time_ns
+        unequal = efficiency[0] != efficiency[1] if isinstance(efficiency, tuple) else False
+        blind = sum(dead) > 0.0 if isinstance(dead, tuple) else dead > 0.0
+        return {
+            "proofs take detectors for equally efficient, and these are not": unequal,
+            "clicks count while the other detector is blind, so that a bit tells about the next one (individual dead times)": (
+                (self.dead_time_policy == "individual") & blind
+            ),
+        }
+
     def routing(
         self, state: ChannelState, matched: Float[Array, " cell"], bit: Int[Array, " cell"]
     ) -> tuple[Float[Array, " cell"], Float[Array, " cell"]]:

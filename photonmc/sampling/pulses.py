@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.contracts import NO_CLICK, ChannelState
+from photonmc.contracts import NO_CLICK, ChannelState, Drawn
 from photonmc.random import fold_name
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def sample_pulses(
     realizations: int,
     pulses: int | None,
     block_size_z: int | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[Drawn]:
     """Realizations of a block, one at a time; see `photonmc.sampling.counts.draw_tally` for what each holds."""
     tails = link.source.photon_number_tails()
     stream = fold_name(key, "pulses")
@@ -78,4 +78,4 @@ def sample_pulses(
                 block_size_z is not None,
             )
             sent, tally, chunk = sent + int(played), tally + np.asarray(counted).reshape(shape), chunk + 1
-        yield np.array([sent]), np.swapaxes(tally, -1, -2)[None]
+        yield Drawn(np.array([sent]), np.swapaxes(tally, -1, -2)[None], np.zeros((1, 2), np.int64))
