@@ -64,16 +64,39 @@ def run(
     *,
     set_: Set = [],  # noqa: B006
     seed: Seed = None,
-    sampler: Annotated[str | None, Parameter(help="auto, expected, counts or pulses, instead of run.sampler.")] = None,
+    sampler: Annotated[
+        str | None, Parameter(help="auto, expected, counts, clicks or pulses, instead of run.sampler.")
+    ] = None,
+    time_tags: Annotated[
+        Path | None, Parameter(help="File of every registered click: .parquet or .ptu; further facts in a .json beside it.")
+    ] = None,
     out: Out = [],  # noqa: B006
     force: Force = False,
     json_: Json = False,
-) -> None:
+) -> int:
     """Sample a link (or take its expectation) and give the key; every scanned point in one call."""
-    from photonmc.runner import run_refusals, simulate
+    from photonmc.progress import Progress
+    from photonmc.runner import run_refusals, simulate, total_pulses
+    from photonmc.tagging import simulate_tagged, tag_refusals
+    from photonmc.timetags import unusable_tags
 
-    study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, run_refusals)
-    _deliver(simulate(study), out, force, json_)
+    def refusals(study: Study) -> Iterator[Mistake]:
+        yield from run_refusals(study)
+        if time_tags is not None:
+            yield from tag_refusals(study)
+
+    def unusable() -> Iterator[Mistake]:
+        if time_tags is not None:
+            yield from unusable_tags(time_tags, force, out)
+
+    study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, refusals, unusable)
+    progress = Progress(total_pulses(study), sys.stderr)
+    with progress.taking_interrupts():
+        result = simulate(study, progress=progress) if time_tags is None else simulate_tagged(study, time_tags, force, progress)
+    if time_tags is not None:
+        print(f"wrote {time_tags}", file=sys.stderr)
+    _deliver(result, out, force, json_)
+    return STOPPED[0] if progress.stopped else 0
 
 
 @app.command
@@ -254,7 +277,7 @@ def _exit_code(arguments: list[str]) -> int:
     from photonmc.errors import ConfigError
 
     try:
-        app(arguments or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(arguments or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except cyclopts.CycloptsError as error:
         print(f"photonmc: {error}", file=sys.stderr)
@@ -276,4 +299,4 @@ def _exit_code(arguments: list[str]) -> int:
     except (OSError, MemoryError) as error:
         print(f"photonmc: failed: {error or type(error).__name__}", file=sys.stderr)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0

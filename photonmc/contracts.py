@@ -202,6 +202,10 @@ class ProtocolModel(Protocol):
         """Probability of each combination of settings of a pulse; sums to 1."""
         ...
 
+    def settings(self, link: Link) -> np.ndarray:
+        """Indices (intensity, Alice's basis, her bit, Bob's basis) of each cell, shape (4, cell)."""
+        ...
+
     def outcomes(
         self, link: Link, state: ChannelState, cells: Any = None, relative: tuple[Any, Any] = (1.0, 1.0)
     ) -> Float[Array, "cell hidden outcome"]:

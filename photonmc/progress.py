@@ -39,7 +39,7 @@ class Progress:
         """Note that further pulses are done; returns whether the work should stop here."""
         self.done += pulses
         now = time.monotonic()
-        if self._stream is not None and now >= self._next:
+        if self._stream is not None and now >= self._next and not (self.total and self.done >= self.total):
             terminal = self._stream.isatty()
             self._next = now + (TERMINAL_S if terminal else LOG_S)
             self._stream.write(f"\r\x1b[K{self._line(now)}" if terminal else f"{self._line(now)}\n")

@@ -167,6 +167,16 @@ def simulate(
     return assembled(study, parts)
 
 
+def total_pulses(study: Study) -> float | None:
+    """Pulses of all points and realizations together, None where that is not known beforehand."""
+    if study.run.block_size_z is not None:
+        return None
+    if not study.axes:
+        return float(study.run.fixed_pulses(study.link)) * study.run.realizations
+    per_point = study.values_of("run.pulses") if study.run.pulses is not None else None
+    return None if per_point is None else sum(per_point) * study.points / len(per_point) * study.run.realizations
+
+
 def run_refusals(study: Study) -> Iterator[Mistake]:
     """Why a valid study cannot be run."""
     for mark in study.free:

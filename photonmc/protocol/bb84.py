@@ -56,7 +56,7 @@ class BB84:
         chosen = jnp.asarray(link.source.intensity_probabilities)
         return (chosen[:, None, None, None] * alice[:, None, None] * jnp.full((2, 1), 0.5) * bob).reshape(-1)
 
-    def _settings(self, link: Link) -> np.ndarray:
+    def settings(self, link: Link) -> np.ndarray:
         """Indices (intensity, Alice's basis, bit, Bob's basis) of each cell, shape (4, cell)."""
         return np.indices((len(link.source.intensities), 2, 2, 2)).reshape(4, -1)
 
@@ -71,7 +71,7 @@ class BB84:
             cells: Indices of cells, in any order and number; all of them without it.
             relative: Efficiency of each detector relative to its full one, darks included: one, or one a cell.
         """
-        settings = self._settings(link)
+        settings = self.settings(link)
         intensity, alice, bit, bob = settings if cells is None else jnp.asarray(settings)[:, cells]
         to_0, to_1 = link.receiver.routing(state, alice == bob, bit)
         mu = jnp.asarray(link.source.intensities)[intensity]
@@ -80,7 +80,7 @@ class BB84:
 
     def tally_labels(self, link: Link) -> np.ndarray:
         """Place of each (cell, outcome) in the flattened tally (basis, intensity, result); -1 for unequal bases."""
-        intensity, alice, bit, bob = (index[:, None] for index in self._settings(link))
+        intensity, alice, bit, bob = (index[:, None] for index in self.settings(link))
         result = np.array([[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)])
         label = (alice * len(link.source.intensities) + intensity) * 3 + result[bit[:, 0]]
         return np.where(alice == bob, label, -1)
