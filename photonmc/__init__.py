@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from photonmc.channel import Fiber as Fiber
     from photonmc.channel import FixedLoss as FixedLoss
+    from photonmc.channel import Recorded as Recorded
     from photonmc.config import load_config as load_config
     from photonmc.config import preset as preset
     from photonmc.contracts import Counts as Counts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from photonmc.errors import PrecisionError as PrecisionError
     from photonmc.laboratory import read_counts as read_counts
     from photonmc.link import Link as Link
+    from photonmc.progress import Progress as Progress
     from photonmc.protocol import BB84 as BB84
     from photonmc.results import Result as Result
     from photonmc.runner import analyze as analyze
@@ -34,16 +36,18 @@ if TYPE_CHECKING:
     from photonmc.security import Rusca2018 as Rusca2018
     from photonmc.source import WeakCoherent as WeakCoherent
     from photonmc.study import Study as Study
+    from photonmc.tagging import simulate_tagged as simulate_tagged
     from photonmc.tuning import optimize as optimize
 
 _PLACES = {
-    "channel": ("Fiber", "FixedLoss"),
+    "channel": ("Fiber", "FixedLoss", "Recorded"),
     "config": ("load_config", "preset"),
     "contracts": ("Counts",),
     "detector": ("ActiveBasis",),
     "errors": ("ConfigError", "PhotonmcError", "PrecisionError"),
     "laboratory": ("read_counts",),
     "link": ("Link",),
+    "progress": ("Progress",),
     "protocol": ("BB84",),
     "results": ("Result",),
     "runner": ("analyze", "expected_counts", "key_length", "simulate"),
@@ -51,6 +55,7 @@ _PLACES = {
     "security": ("Lim2014", "Ma2005", "Rusca2018"),
     "source": ("WeakCoherent",),
     "study": ("Study",),
+    "tagging": ("simulate_tagged",),
     "tuning": ("optimize",),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}

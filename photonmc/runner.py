@@ -94,10 +94,10 @@ def expected_counts(study: Study) -> Counts:
     Pure and differentiable under `with jax.enable_x64(True):`; given arrays or numbers it returns NumPy arrays.
 
     Raises:
-        ConfigError: If values lie outside of their range.
+        ConfigError: If values lie outside of their range, or the receiver has a memory, under which no expectation is known.
         PrecisionError: Given tracers while x64 is off.
     """
-    study = kernel_study(checked(_single(study)))
+    study = kernel_study(checked(_single(study).replace({"run.sampler": "expected"})))
     with jax.enable_x64(True):
         counts = _expected_kernel(study)
     return jax.device_get(counts) if is_concrete(counts) else counts

@@ -152,7 +152,8 @@ def json_schema() -> dict[str, Any]:
         for cls in registry.values():
             definition = schema["$defs"][cls.__name__]
             if section != "receiver" and tag:
-                definition["required"] = [tag, *definition.get("required", [])]
+                file = ["file"] if "file" in definition["properties"] else []
+                definition["required"] = [tag, *definition.get("required", []), *file]
             for name in [name for name in definition["properties"] if name not in fields_of(cls)]:
                 del definition["properties"][name]
             for name, entry in definition["properties"].items():

@@ -253,7 +253,7 @@ def checked(study: Study) -> Study:
     if study.points > MAX_POINTS:
         mistakes.append(Mistake("", f"a scan may have {MAX_POINTS:g} points, but this one has {study.points:g}"))
     elif not bad_marks:  # rules that read such bounds would only say the same in other words
-        length = getattr(study.link.channel, "pulses", None)
+        length = study.link.channel.pulses if is_concrete(study.link.channel) else None
         mistakes += broken_rules(sections, invalid, study.axes, study.free, length)
     if mistakes:
         raise ConfigError(mistakes)

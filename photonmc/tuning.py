@@ -50,7 +50,7 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
         study = dataclasses.replace(study, free=tuple(Free(path, *map(float, bounds)) for path, bounds in free.items()))
     if found := list(optimize_refusals(study)):
         raise ConfigError(found)
-    study = checked(study)
+    study = checked(study.replace({"run.sampler": "expected"}))
     parts = []
     size = min(study.points, BATCH)
     with jax.enable_x64(True):

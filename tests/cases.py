@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from photonmc import BB84, ActiveBasis, Fiber, FixedLoss, Lim2014, Ma2005, Rusca2018, WeakCoherent
+from pathlib import Path
+
+from photonmc import BB84, ActiveBasis, Fiber, FixedLoss, Lim2014, Ma2005, Recorded, Rusca2018, WeakCoherent
 
 SOURCES = {"weak_coherent": WeakCoherent(1e9, (0.5, 0.1, 0.0), (0.7, 0.2, 0.1))}
 CHANNELS = {
     "fiber": Fiber(length_km=20.0, attenuation_db_per_km=0.2, excess_loss_db=0.5),
     "fixed_loss": FixedLoss(loss_db=7.0),
+    "recorded": Recorded(file="pass.csv").loaded(Path(__file__).parent / "reference"),
 }
 RECEIVERS = {
     "active_basis": ActiveBasis(efficiency=0.25, misalignment_error=0.02, dark_count_probability=1e-4),
     "active_basis, rate and gate": ActiveBasis(
         efficiency=0.25, misalignment_error=0.02, dark_count_rate_hz=1e5, gate_width_ns=1.0, optics_transmittance=0.8
+    ),
+    "active_basis, unequal detectors": ActiveBasis(
+        efficiency=(0.25, 0.2), misalignment_error=0.02, dark_count_probability=(1e-4, 3e-4)
     ),
 }
 PROTOCOLS = {"bb84": BB84(0.8), "bb84, Bob differs": BB84(0.8, 0.7)}

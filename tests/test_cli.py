@@ -14,7 +14,7 @@ from conftest import ROOT
 FIBER = ROOT / "configs" / "fiber.toml"
 POINT_KEYS = {
     "secret_key_bits", "secret_key_bits_per_pulse", "secret_key_rate_bps", "secret_key_bits_standard_error", "qber_z", "qber_x",
-    "pulses", "sifted_z", "sifted_x", "counts", "truth", "terms", "acceptance", "analysis", "status", "reason", "sampler", "seed",
+    "pulses", "sifted_z", "sifted_x", "detector_clicks", "counts", "truth", "terms", "acceptance", "analysis", "status", "reason", "sampler", "seed",
     "version", "jax", "device",
 }  # fmt: skip
 

@@ -14,9 +14,12 @@ from test_random import assert_distributed, generator
 
 import photonmc as pm
 from photonmc.contracts import ChannelState, counts_from_tally
+from photonmc.sampling.blocks import draw_blocks
 from photonmc.sampling.expected import tally_probabilities
+from photonmc.sampling.interpolation import Series, interpolate
+from photonmc.sampling.moments import Moments
 from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
-from photonmc.sampling.pooling import draw_blocks, pool, pooling_bound
+from photonmc.sampling.pooling import pool, pooling_bound
 
 LINK = pm.Link(SOURCES["weak_coherent"], CHANNELS["fiber"], RECEIVERS["active_basis"])
 
@@ -126,7 +129,7 @@ def test_bound_holds_and_is_not_idle(pulses, spread):
         for bins in ([rows], halves):
             means = [part.mean(axis=0) for part in bins]
             spreads = [((part - mean) ** 2).sum(axis=0) for part, mean in zip(bins, means, strict=True)]
-            bound = pooling_bound(np.array([len(part) for part in bins]), np.array(means), np.array(spreads))
+            bound = pooling_bound(Moments(np.array([len(part) for part in bins]), np.array(means), np.array(spreads)))
             pooled = np.concatenate([np.tile(mean, (len(part), 1)) for part, mean in zip(bins, means, strict=True)])
             distance = 0.5 * np.abs(exact_counts_law(rows) - exact_counts_law(pooled)).sum()
             assert distance <= bound + 1e-14
@@ -134,15 +137,27 @@ def test_bound_holds_and_is_not_idle(pulses, spread):
                 assert bound < 8 * distance
 
 
+def test_bound_is_sharp_to_one_third():
+    """100 pulses of two kinds: the second-order term alone gives 0.68 of the bound, so that no constant may be smaller by 1/3."""
+    p = 0.3 + np.tile([0.04, -0.04], 50)
+    rows = np.stack([p, 1 - p, 0 * p], axis=1)
+    mean = rows.mean(axis=0)
+    bound = pooling_bound(Moments(np.array([100]), mean[None], ((rows - mean) ** 2).sum(axis=0)[None]))
+    distance = 0.5 * np.abs(exact_counts_law(rows) - exact_counts_law(np.tile(mean, (100, 1)))).sum()
+    assert 0.6 < distance / bound < 0.75
+
+
 def test_bound_keeps_its_digits():
     """Probabilities down to 1e-15 and 1e15 pulses: 0.35 theta, theta = p x relative variance; a sure 0; never above 1."""
     p, relative = 1e-15, 0.3
     means = np.array([[p, 1 - p]])
     spreads = np.array([[1e15 * (p * relative) ** 2] * 2])
-    np.testing.assert_allclose(pooling_bound(np.array([10**15]), means, spreads), p * relative**2 / 8**0.5, rtol=1e-6)
-    assert pooling_bound(np.array([10**15]), means, 0 * spreads) == 0.0
-    assert pooling_bound(np.array([10]), np.array([[0.5, 0.5]]), np.array([[2.5, 2.5]])) == 1.0
-    many = pooling_bound(np.full(10**6, 100), np.full((10**6, 2), 0.5), np.full((10**6, 2), 0.5))
+    np.testing.assert_allclose(
+        pooling_bound(Moments(np.array([10**15]), means, spreads)), p * relative**2 / 8**0.5, rtol=1e-6
+    )
+    assert pooling_bound(Moments(np.array([10**15]), means, 0 * spreads)) == 0.0
+    assert pooling_bound(Moments(np.array([10]), np.array([[0.5, 0.5]]), np.array([[2.5, 2.5]]))) == 1.0
+    many = pooling_bound(Moments(np.full(10**6, 100), np.full((10**6, 2), 0.5), np.full((10**6, 2), 0.5)))
     assert many == 1.0
 
 
@@ -170,8 +185,8 @@ def test_pool_meets_its_target():
         np.testing.assert_allclose(pooled.tables.sum(axis=1), 1.0, rtol=1e-13)
         bins.append(pooled.lengths.size)
     assert bins[0] == 1 and bins == sorted(bins) and bins[2] <= 64 and bins[-1] == 20_000
-    # a function in place of the array, read block by block, gives the same bins
-    lazy = pool(lambda index: rows(transmittance[index]), lengths, transmittance, 1e-6)
+    # a function in place of the array, of the state, gives the same bins
+    lazy = pool(lambda states: rows(states[:, 0]), lengths, transmittance, 1e-6)
     np.testing.assert_array_equal(lazy.tables, pool(tables, lengths, transmittance, 1e-6).tables)
 
 
@@ -183,7 +198,27 @@ def test_pool_reports_the_bound_of_its_bins():
     mean = lengths @ rows(transmittance) / lengths.sum()
     spread = lengths @ (rows(transmittance) - mean) ** 2
     np.testing.assert_allclose(one.tables[0], mean, rtol=1e-13)
-    np.testing.assert_allclose(one.bound, pooling_bound(lengths.sum(keepdims=True), mean[None], spread[None]), rtol=1e-9)
+    np.testing.assert_allclose(
+        one.bound, pooling_bound(Moments(lengths.sum(keepdims=True), mean[None], spread[None])), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("quantities", [1, 2])
+@pytest.mark.parametrize("target", [1e-5, 1e-7, 1e-12])
+def test_pool_by_terms_is_pool_by_tables(quantities, target):
+    """Moments from the few terms of a series give the bins and the bound of the tables themselves."""
+    rng = generator(13)
+    transmittance, rows = satellite(6000, rng)
+    states = np.stack([transmittance, 1e-6 * (1 + (quantities - 1) * rng.random(6000))], axis=1)
+    lengths = rng.integers(0, 10**6, 6000)
+    series = interpolate(lambda some: rows(some[:, 0], some[:, 1]), lengths, states)
+    assert isinstance(series.tables, Series) and series.error < 1e-7
+    fast, slow = (
+        pool(tables, lengths, states, target) for tables in (series.tables, lambda some: rows(some[:, 0], some[:, 1]))
+    )
+    np.testing.assert_array_equal(fast.lengths, slow.lengths)
+    np.testing.assert_allclose(fast.tables, slow.tables, rtol=1e-9, atol=1e-20)
+    np.testing.assert_allclose(fast.bound, slow.bound, rtol=1e-6, atol=1e-14)
 
 
 def test_pool_of_equal_states_is_exact():
@@ -198,6 +233,8 @@ def test_pool_of_equal_states_is_exact():
     alone = pool(tables[:400], lengths[:400], states[:400])
     assert alone.bound == 0.0 and alone.lengths.tolist() == [200 * 10**6]
     np.testing.assert_array_equal(alone.tables[0], tables[0])
+    nearly = pool(tables[:400], lengths[:400], 0.3 + 2.0**-54 * np.arange(400))  # one unit in the last place apart
+    assert nearly.lengths.size == 1 and nearly.bound < 1e-15
     nothing = pool(tables, 0 * lengths, states)
     assert nothing.lengths.size == 0 and draw_blocks(generator(0), nothing.tables, nothing.lengths, 3).sum() == 0
 

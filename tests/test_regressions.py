@@ -140,7 +140,7 @@ def test_single_free_probability_takes_what_is_left():
 
 
 @pytest.mark.parametrize("overrides", [
-    ["receiver.dead_time_ns={optimize=[0, 1], start=0}"],
+    ["receiver.dead_time_ns={optimize=[0, 1], start=0}", "run.sampler=expected"],
     ["source.wavelength_nm={optimize=[1000, 1500]}"],
     ["run.pulses={optimize=[1e6, 1e9]}"],
     ["channel.kind={values=[\"fiber\", \"fixed_loss\"]}"],

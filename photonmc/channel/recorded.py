@@ -62,6 +62,10 @@ class Samples:
 
         return core_schema.no_info_plain_validator_function(refuse)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> Any:
+        return {"not": {}}
+
 
 @record
 class Recorded:
@@ -72,7 +76,7 @@ class Recorded:
     """
 
     file: str = static(default="")
-    """CSV with the columns time_s, loss_db and, where there is background, background_counts_hz."""
+    """CSV, relative to the config, with the columns time_s, loss_db and, where there is background, background_counts_hz."""
     kind: Literal["recorded"] = static(default="recorded")
     samples: Samples | None = dataclasses.field(default=None, metadata={"internal": True})
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from photonmc.contracts import NO_CLICK, Drawn, unwatched
 from photonmc.random import fold_name, host_generator, multinomial, trials_until
+from photonmc.sampling.blocks import draw_blocks
+from photonmc.sampling.interpolation import interpolate
 from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
-from photonmc.sampling.pooling import draw_blocks, pool
+from photonmc.sampling.pooling import pool
 from photonmc.sampling.renewal import draw_dead_time, draw_dead_time_until
 from photonmc.sampling.trajectory import trajectory
 
@@ -103,19 +105,21 @@ class _Law:
         self.dead_gates = int(memory.dead_gates[0])
         self.bound = 0.0
 
-        def tables(blocks: np.ndarray) -> np.ndarray:
-            filled = np.resize(blocks, 1 << (len(blocks) - 1).bit_length())  # few sizes, few compilations
-            chosen = jax.tree.map(lambda leaf: leaf[filled], states)
-            return np.asarray(_tables(link, protocol, chosen, self.places.index, self.places.tally.size))[: len(blocks)]
+        def tables(values: np.ndarray) -> np.ndarray:
+            chosen = jax.tree.unflatten(structure, list(values.T))
+            return np.asarray(_tables(link, protocol, chosen, self.places.index, self.places.tally.size))
 
+        leaves, structure = jax.tree.flatten(states)
+        values = np.stack(leaves, axis=1)
         if len(lengths) == 1:
-            self.tables, self.lengths = tables(np.array([0])), lengths
+            self.tables, self.lengths = tables(values), lengths
             one = jax.tree.map(lambda leaf: leaf[0], states)
             self.blind = np.asarray(blind_probabilities(link, protocol, one, self.places))
         else:
             assert memory.none
-            values = np.stack(jax.tree.leaves(states), axis=1)
-            self.tables, self.lengths, self.bound = pool(tables, lengths, values, pooling_error)
+            interpolated = interpolate(tables, lengths, values, 0.01 * pooling_error)
+            self.tables, self.lengths, bound = pool(interpolated.tables, lengths, values, pooling_error)
+            self.bound = min(1.0, bound + interpolated.error)
 
     def draw(self, rng: np.random.Generator, draws: int, pulses: int | None, block_size_z: int | None) -> np.ndarray:
         """Counts over places, shape (draws, place)."""

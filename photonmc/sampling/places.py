@@ -86,7 +86,15 @@ def places_of(link: Link, protocol: Any) -> Places:
 
 
 def place_probabilities(link: Link, protocol: Any, state: ChannelState, index: Any, size: int) -> Float[Array, " place"]:
-    """Probability of each of `size` places for a gate in which the detectors are live, in one state of the channel."""
+    """Probability of each of `size` places for a gate in which the detectors are live, in one state of the channel.
+
+    Args:
+        link: Where the pulses are sent.
+        protocol: Its cells and outcomes are read.
+        state: Of the channel.
+        index: `Places.index`.
+        size: Number of places.
+    """
     joint = protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
     return jnp.zeros(size).at[index.ravel()].add(joint.ravel())
 

@@ -29,21 +29,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from photonmc.random import binomial
+from photonmc.sampling.interpolation import Series
+from photonmc.sampling.moments import Moments, Tables, coarsen, distinct, moments, rows_of
 
-CHUNK = 2048
-"""Blocks whose tables are in work at one time; they fit into a processor's cache."""
 DEPTH = 12
 """Halvings of the range of states, over all quantities, that make the first fine grid: 4096 cells at most."""
 DEEPEST = 36
 """Halvings after which states are no longer told apart by the grid."""
-WIDTH = 1 << 17
-"""Draws times blocks that are drawn together."""
 
 
 class Pooled(NamedTuple):
@@ -60,56 +56,17 @@ class Pooled(NamedTuple):
     bound: float
 
 
-def draw_blocks(rng: np.random.Generator, tables: np.ndarray, lengths: np.ndarray, draws: int) -> np.ndarray:
-    """Sum over blocks of exact multinomial counts, one block after another by conditional binomials.
-
-    All blocks take the places in one order, rarest on average first. A conditional probability is formed from the part
-    and the sum of what comes later, never by subtraction, and the smaller of the two is what is drawn: each place keeps
-    its relative precision in each block, whatever the order.
-
-    Args:
-        rng: Host generator.
-        tables: Probability of each place in each block, shape (block, place); rows sum to 1.
-        lengths: Pulses of each block, shape (block,), int64.
-        draws: Independent draws.
-
-    Returns:
-        Counts, shape (draws, place), int64.
-    """
-    counts = np.zeros((draws, tables.shape[1]), dtype=np.int64)
-    order = np.argsort(lengths @ tables, kind="stable")
-    step = max(1, min(CHUNK, WIDTH // max(draws, 1)))
-    for start in range(0, lengths.size, step):
-        parts = np.ascontiguousarray(tables[start : start + step, order].T)
-        rest = np.cumsum(parts[:0:-1], axis=0)[::-1]  # of the places that come later
-        part = parts[:-1]
-        smaller, larger = np.minimum(part, rest), np.maximum(part, rest)
-        shares = np.divide(smaller, larger + smaller, out=np.zeros_like(part), where=larger > 0.0)
-        left = np.tile(np.asarray(lengths[start : start + step], dtype=np.int64), (draws, 1))
-        for position in np.flatnonzero(part.any(axis=1)):
-            drawn = binomial(rng, left, shares[position])
-            others = part[position] > rest[position]  # it is the rest that was drawn
-            if others.any():
-                drawn = np.where(others, left - drawn, drawn)
-            counts[:, order[position]] += drawn.sum(axis=1)
-            left -= drawn
-        counts[:, order[-1]] += left.sum(axis=1)
-    return counts
-
-
-def pooling_bound(lengths: np.ndarray, means: np.ndarray, spreads: np.ndarray) -> float:
+def pooling_bound(bins: Moments) -> float:
     """Bound on the total-variation distance that pooling makes, by the argument at the head of this module.
 
     Args:
-        lengths: Pulses n of each bin, shape (bin,).
-        means: Mean probabilities q over the pulses of each bin, shape (bin, place); rows sum to 1.
-        spreads: Sums over those pulses of (p - q)^2, shape (bin, place).
+        bins: Moments of the tables over each bin; places must be complete, so that means sum to 1.
 
     Returns:
         The bound, at most 1; it is 0 exactly where no bin has any spread.
     """
-    pulses = np.asarray(lengths, dtype=np.float64)
-    theta = _chi_squares(means, spreads) / pulses
+    pulses = bins.lengths.astype(np.float64)
+    theta = _chi_squares(bins) / pulses
     if theta.size and np.e * theta.max() >= 1.0:
         return 1.0
     squares = theta**2 * pulses / (2.0 * np.maximum(pulses - 1.0, 1.0)) + (np.e * theta) ** 3 / (1.0 - np.e * theta)
@@ -117,50 +74,28 @@ def pooling_bound(lengths: np.ndarray, means: np.ndarray, spreads: np.ndarray) -
     return float(min(1.0, 0.5 * np.sqrt(np.expm1(log_ratio)))) if log_ratio < 2.0 else 1.0
 
 
-def _chi_squares(means: np.ndarray, spreads: np.ndarray) -> np.ndarray:
-    """Chi-square distances from the mean, summed over the pulses of each bin, shape (bin,)."""
-    return np.divide(spreads, means, out=np.zeros_like(means), where=means > 0.0).sum(axis=1)
+def _chi_squares(bins: Moments) -> np.ndarray:
+    """Chi-square distances from the mean, n theta, summed over the pulses of each bin, shape (bin,)."""
+    return np.divide(bins.spreads, bins.means, out=np.zeros_like(bins.means), where=bins.means > 0.0).sum(axis=1)
 
 
-def _merge(
-    lengths: np.ndarray, means: np.ndarray, spreads: np.ndarray | float, starts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, means and spreads of runs of neighbours; by differences from the first of each run, then from the mean."""
-    total = np.add.reduceat(lengths, starts)
-    weights = lengths.astype(np.float64)[:, None]
-    run = np.repeat(np.arange(starts.size), np.diff(np.append(starts, lengths.size)))
-    first = means[starts]
-    difference = means - first[run]
-    shift = np.add.reduceat(difference * weights, starts, axis=0) / total[:, None]
-    difference -= shift[run]
-    difference *= difference
-    difference *= weights
-    difference += spreads
-    return total, first + shift, np.add.reduceat(difference, starts, axis=0)
+def _loss(bins: Moments) -> tuple[float, float]:
+    """What is to be made small: the bound, and where it is 1 the chi-square distance."""
+    return pooling_bound(bins), float(_chi_squares(bins).sum())
 
 
-def _runs(labels: np.ndarray) -> np.ndarray:
-    """First index of each run of equal labels, shape (run,); labels of shape (n,) or (n, column)."""
-    labels = labels.reshape(labels.shape[0], -1)
-    changes = np.ones(labels.shape[0], dtype=bool)
-    changes[1:] = (labels[1:] != labels[:-1]).any(axis=1)
-    return np.flatnonzero(changes)
-
-
-def pool(
-    tables: np.ndarray | Callable[[np.ndarray], np.ndarray], lengths: np.ndarray, states: np.ndarray, target: float = 1e-5
-) -> Pooled:
+def pool(tables: Tables, lengths: np.ndarray, states: np.ndarray, target: float = 1e-5) -> Pooled:
     """Pool blocks into as few bins as keep the bound on the error below a target.
 
     Bins are cells of a grid that is even in the square roots of the state (which makes the loss of a bin,
     (p - q)^2 / q, even too); its steps are halved, in the quantity where that helps most, until the bound is met, at
-    last until each state is a bin of its own.
-    The tables are read once, into the moments of a fine grid, from which everything coarser follows; once more for each
-    finer grid where that does not do.
+    last until each state is a bin of its own. The tables are read once, into the moments of a fine grid, from which
+    everything coarser follows; once more for each finer grid where that does not do.
 
     Args:
         tables: Probability of each place in each block, shape (block, place), rows summing to 1; or a function that
-            returns these rows for an array of block indices, which spares the memory.
+            returns such rows for an array of states, best of all a `photonmc.sampling.interpolation.Series`, of which
+            only the few terms are summed over blocks.
         lengths: Pulses of each block, shape (block,), int64.
         states: What the tables depend on, such as transmittance and background, not negative; shape (block,) or
             (block, quantity). Blocks with equal rows must have equal tables.
@@ -169,59 +104,35 @@ def pool(
     Returns:
         The bins. Their bound is at most `target` and 0 where each holds a single state.
     """
-    rows = tables.__getitem__ if isinstance(tables, np.ndarray) else tables
     lengths = np.asarray(lengths, dtype=np.int64)
-    blocks = np.flatnonzero(lengths > 0)
-    states = np.asarray(states, dtype=np.float64).reshape(lengths.size, -1)[blocks]
-    states = states[:, (states != states[:1]).any(axis=0)]
-    order = np.lexsort(states.T[::-1]) if states.size else np.arange(blocks.size)
-    starts = _runs(states[order]) if states.size else np.arange(min(blocks.size, 1))
-    blocks, states = blocks[order][starts], states[order][starts]
-    lengths = np.add.reduceat(lengths[lengths > 0][order], starts) if starts.size else lengths[:0]
-    if target <= 0.0 or blocks.size <= 1:
-        return Pooled(np.asarray(rows(blocks)), lengths, 0.0)
-    roots = np.sqrt(states)
-    roots = (roots - roots.min(axis=0)) / np.ptp(roots, axis=0)
-    quantities = states.shape[1]
-    for depth in range(DEPTH // quantities, DEEPEST // quantities + 1, 2 if quantities == 1 else 1):
+    states = np.asarray(np.reshape(states, (lengths.size, -1)), dtype=np.float64, order="F")  # quantity by quantity
+    if not lengths.all():
+        tables = tables[lengths > 0] if isinstance(tables, np.ndarray) else tables
+        states, lengths = states[lengths > 0], lengths[lengths > 0]
+    varying = np.flatnonzero((states != states[:1]).any(axis=0))
+    if not isinstance(tables, Series) or target <= 0.0 or not varying.size:
+        tables, lengths, states = distinct(tables, lengths, states, varying)
+    if target <= 0.0 or lengths.size <= 1:
+        return Pooled(rows_of(tables, states, slice(None)), lengths, 0.0)
+    roots = np.sqrt(states[:, varying])
+    roots = (roots - roots.min(axis=0)) / np.maximum(np.ptp(roots, axis=0), 1e-300)
+    level = np.zeros(varying.size, dtype=np.int64)  # halvings of each quantity
+    depth = np.full_like(level, DEPTH // level.size)  # those of the fine grid
+    bound = 1.0
+    while depth.sum() <= DEEPEST:
         grid = np.minimum((roots * 2.0**depth).astype(np.int64), 2**depth - 1)
-        if depth > DEPTH // quantities and np.unique(grid, axis=0).shape[0] > blocks.size // 2:
-            break
-        pieces = _moments(rows, blocks, lengths, grid)
-        options = [np.full(quantities, depth)]  # halvings of each quantity that are still to come
-        while options:
-            tried = [(steps, _coarsen(*pieces, steps)) for steps in options]
-            steps, bins = min(tried, key=lambda option: _loss(*option[1]))
-            bound = pooling_bound(*bins)
+        cells, groups = moments(tables, lengths, states, grid)
+        options, helps = [level], True
+        while options and (helps or (level < depth).all()):
+            tried = [(option, coarsen(cells, groups, depth - option)) for option in options]
+            level, bins = min(tried, key=lambda one: _loss(one[1]))
+            before, bound = bound, pooling_bound(bins)
             if bound <= target:
-                return Pooled(bins[1], bins[0], bound)
-            options = [steps - unit for unit in np.eye(quantities, dtype=np.int64)[steps > 0]]
-    return Pooled(np.asarray(rows(blocks)), lengths, 0.0)
-
-
-def _moments(
-    rows: Callable[[np.ndarray], np.ndarray], blocks: np.ndarray, lengths: np.ndarray, grid: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cells of a grid in pieces: cell, pulses, mean table, spread about it; each state's table is read once."""
-    order = np.lexsort(grid.T[::-1])
-    pieces = []
-    for start in range(0, blocks.size, CHUNK):
-        chunk = order[start : start + CHUNK]
-        starts = _runs(grid[chunk])
-        pieces.append((grid[chunk][starts], *_merge(lengths[chunk], np.asarray(rows(blocks[chunk])), 0.0, starts)))
-    cells, total, means, spreads = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-    return cells, total, means, spreads
-
-
-def _coarsen(
-    cells: np.ndarray, lengths: np.ndarray, means: np.ndarray, spreads: np.ndarray, steps: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, means and spreads of the bins of a grid whose steps are 2^steps times those of the fine one."""
-    coarse = cells >> steps
-    order = np.lexsort(coarse.T[::-1])
-    return _merge(lengths[order], means[order], spreads[order], _runs(coarse[order]))
-
-
-def _loss(lengths: np.ndarray, means: np.ndarray, spreads: np.ndarray) -> tuple[float, float]:
-    """What is to be made small: the bound, and where it is 1 the chi-square distance."""
-    return pooling_bound(lengths, means, spreads), float(_chi_squares(means, spreads).sum())
+                return Pooled(bins.means, bins.lengths, bound)
+            helps = bound < 0.8 * before or bound == 1.0
+            options = [level + step for step in np.eye(level.size, dtype=np.int64)[level < depth]]
+        if bins.lengths.size > lengths.size // 2:
+            break
+        depth = level + np.where(level == depth, 3, 1)
+    tables, lengths, states = distinct(tables, lengths, states, varying)
+    return Pooled(rows_of(tables, states, slice(None)), lengths, 0.0)
