@@ -23,6 +23,7 @@ from photonmc.sampling.candidates import NEVER, OUTCOMES, Blocks, Plan, blocks_o
 from photonmc.sampling.light import Alias, alias_table, cell_weights, drawn_cell, drawn_mark, joint_table, look_up
 from photonmc.sampling.memory import CLICK_0, CLICK_1, KEPT, LIGHT, Events, State, follow, fresh, reach
 from photonmc.sampling.philox import joined, words_at
+from photonmc.sampling.parallel import in_order
 from photonmc.sampling.trajectory import trajectory
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ SILENT, MARKS = 2, 3
 HIDDEN, OUTCOMES_OF_A_GATE = 4, 5
 CELL = HIDDEN * OUTCOMES_OF_A_GATE
 """Hidden classes (0, 1, 2, 3 and more photons), outcomes, and categories of one cell."""
+CODES, NOT_YET, NOTHING = 2 * LIGHT, -1, -2
+"""Codes of one cell and hidden class, from the bits of an event and the coin of a double click; codes that are none."""
+DOUBLE = CLICK_0 | CLICK_1
 
 
 class Record(NamedTuple):
@@ -43,16 +47,41 @@ class Record(NamedTuple):
     Attributes:
         pulse: Index of the gate.
         bits: CLICK_0, CLICK_1, KEPT.
-        cell: Settings of the pulse.
-        coin: Random bit of a double click.
-        place: Place in the flattened tally (basis, intensity, result, hidden), -1 where the bases differ.
+        code: Settings and hidden class, bits and coin in one number.
     """
 
     pulse: np.ndarray
     bits: np.ndarray
-    cell: np.ndarray
-    coin: np.ndarray
-    place: np.ndarray
+    code: np.ndarray
+
+    @property
+    def cell(self) -> np.ndarray:
+        """Settings of the pulse."""
+        return self.code // (CODES * HIDDEN)
+
+    @property
+    def coin(self) -> np.ndarray:
+        """Random bit of a double click."""
+        return self.code % 2
+
+
+class Candidates(NamedTuple):
+    """Candidates of a batch: gates, blocks and categories; what else kernels read; first gates after each lane; first block."""
+
+    drawn: Any
+    common: Any
+    stop: np.ndarray
+    first: int
+
+
+class Batch(NamedTuple):
+    """Events of a batch: histogram over codes, gates with events in each block from `first` on, its end, its record."""
+
+    histogram: np.ndarray
+    by_block: np.ndarray
+    first: int
+    end: int
+    record: Record | None
 
 
 class Light(NamedTuple):
@@ -156,51 +185,33 @@ def _follow(
     return follow(state, gates, first, stop, key, memory, most, hits)
 
 
-@functools.partial(jax.jit, static_argnames=("releases", "whole"))
-def _sifted(
-    key: Any,
-    link: Any,
-    protocol: Any,
-    light: Light,
-    blocks: Blocks,
-    drawn: Any,
-    events: Events | None,
-    releases: bool,
-    whole: bool,
-) -> Any:
-    """Tally of a batch, registered clicks of each detector, gates in it; and with `whole` the record of its events."""
-    gates, block, category = drawn
-    remembered = events is not None
+@functools.partial(jax.jit, static_argnames="cells")
+def _codes(drawn: Any, events: Events | None, cells: int) -> tuple[Any, Events, Any]:
+    """Histogram of a batch's events over (cell, hidden class, bits, coin), the events, and the code of each.
+
+    The code is `NOT_YET` where settings or coin do not come from a candidate, and `NOTHING` where nothing happened.
+    """
+    gates, _, category = drawn
     if events is None:  # without memory the candidates are the registered clicks
         there = (gates >= 0) & (gates < NEVER)
         fired = _fired(category, there)
         bits = jnp.where(there, fired[0] * CLICK_0 + fired[1] * CLICK_1 + (KEPT | LIGHT), 0)
         events = Events(jnp.where(there, gates, NEVER), bits, category)
-    category = events.category
-    lit, cell, hidden = (events.bits & LIGHT) > 0, category // CELL, category // OUTCOMES_OF_A_GATE % HIDDEN
-    coin = category % OUTCOMES_OF_A_GATE - 3  # of a double click of the light alone
-    clicked = events.bits & (CLICK_0 | CLICK_1)
-    if releases:
-        silent_cell, silent_hidden, silent_coin = _of_silent(link, protocol, light, events.gate, blocks, key)
-        cell, hidden = jnp.where(lit, cell, silent_cell), jnp.where(lit, hidden, silent_hidden)
-        coin = jnp.where(lit & (coin >= 0), coin, silent_coin)
-    label, nowhere = protocol.tally_labels(link), 6 * len(link.source.intensities)
-    kept = (events.bits & KEPT) > 0
-    outcome = jnp.where(kept, jnp.where(clicked == 3, 3 + jnp.maximum(coin, 0), clicked), 0)
-    at = jnp.asarray(label)[cell, outcome]
-    meant = lit | (clicked > 0)
-    if blocks.ends.shape[0] == 1:
-        by_block = meant.sum()[None]
-    else:
-        if remembered:
-            block = jnp.searchsorted(blocks.ends, events.gate, side="right")
-        rows = light.candidate.shape[0]
-        by_block = jnp.zeros(rows + 1, jnp.int32).at[jnp.where(meant, block - light.first, rows)].add(1)[:-1]
-    place = jnp.where(meant & (at >= 0), at * HIDDEN + jnp.where(kept, hidden, 0), nowhere * HIDDEN)
-    tally = jnp.zeros(nowhere * HIDDEN + 1, jnp.int32).at[place].add(1)[:-1]
-    clicks = jnp.stack([((events.bits & bit) > 0).sum() for bit in (CLICK_0, CLICK_1)])
-    record = (events.gate, events.bits, cell, coin, jnp.where(at >= 0, place, -1)) if whole else None
-    return tally, clicks, by_block, record
+    bits, outcome = events.bits.astype(jnp.int32), events.category % OUTCOMES_OF_A_GATE
+    code = (events.category // OUTCOMES_OF_A_GATE) * CODES + (bits % LIGHT) * 2 + (outcome == 4)
+    settled = (bits >= LIGHT) & ((bits & DOUBLE != DOUBLE) | (outcome > 2))
+    code = jnp.where(settled, code, jnp.where(bits > 0, NOT_YET, NOTHING))
+    size = cells * HIDDEN * CODES
+    return jnp.zeros(size, jnp.int32).at[jnp.where(code >= 0, code, size)].add(1, mode="drop"), events, code
+
+
+@jax.jit
+def _late_codes(key: Any, link: Any, protocol: Any, light: Light, blocks: Blocks, gate: Any, bits: Any, category: Any) -> Any:
+    """Codes of releases into gates without light, and of double clicks that one release made."""
+    cell, hidden, coin = _of_silent(link, protocol, light, gate, blocks, key)
+    bits = bits.astype(jnp.int32)
+    settings = jnp.where(bits >= LIGHT, category // OUTCOMES_OF_A_GATE, cell * HIDDEN + hidden)
+    return settings * CODES + (bits % LIGHT) * 2 + coin
 
 
 class _Run:
@@ -219,6 +230,9 @@ class _Run:
         self.blocks, self.lengths = blocks_of(lengths, probability), lengths
         self.labels = protocol.tally_labels(link)
         self.rows = len(link.source.intensities) * 3
+        self.place = self._places()
+        label = self.place // HIDDEN
+        self.detected_z = (self.place >= 0) & (label < self.rows) & (label % 3 != NO_CLICK)
         in_z = (self.labels[:, 0] >= 0) & (self.labels[:, 0] < self.rows)
         gain = max(self.weights[0][0, in_z].sum(), 1e-300)
         self.plan = Plan(lengths, probability, reach(self.memory), None if block_size_z is None else block_size_z / gain)
@@ -235,47 +249,50 @@ class _Run:
     ) -> Drawn:
         """The whole block: batch after batch, then the silent gates at once."""
         whole = listener is not None or block_size_z is not None
-        tally = np.zeros(2 * self.rows * HIDDEN, np.int64)
-        clicks, meant, gates = np.zeros(2, np.int64), np.zeros(len(self.lengths), np.int64), pulses
+        histogram = np.zeros(len(self.place), np.int64)
+        meant, gates = np.zeros(len(self.lengths), np.int64), pulses
         stopped, end = False, 0
-        for index in range(self.plan.batches()):
-            counted, clicked, by_block, record = self.batch(index, whole)
+        for batch in self._batches(whole):
+            counted, by_block = batch.histogram, batch.by_block
             if whole:
-                record, count = _in_order(record)
-                if block_size_z is not None and (cut := self._last(record, block_size_z, tally)) is not None:
-                    gates = int(record.pulse[cut]) + 1
-                    record = Record(*(array[: cut + 1] for array in record))
-                    count = cut + 1
-                counted = np.bincount(record.place[record.place >= 0], minlength=tally.size)
-                clicked = [(record.bits & bit > 0).sum() for bit in (CLICK_0, CLICK_1)]
-                by_block = by_block if block_size_z is None else np.array([count])
+                record = batch.record
+                assert record is not None
+                missing = None if block_size_z is None else block_size_z - int(histogram[self.detected_z].sum())
+                if missing is not None and (reached := np.flatnonzero(np.cumsum(self.detected_z[record.code]) == missing)).size:
+                    gates = int(record.pulse[reached[0]]) + 1
+                    record = Record(*(array[: reached[0] + 1] for array in record))
+                    counted = np.bincount(record.code, minlength=histogram.size)
+                    by_block = np.array([record.code.size])
                 if listener is not None:
-                    registered = record.bits & (CLICK_0 | CLICK_1) > 0
+                    registered = record.bits & DOUBLE > 0
                     listener(Record(*(array[registered] for array in record)))
-            first = 0 if self.tables is not None else self._first
-            room = meant[first : first + len(by_block)]
+            histogram += counted
+            room = meant[batch.first : batch.first + len(by_block)]
             room += by_block[: len(room)]
-            tally, clicks = tally + counted, clicks + clicked
             if block_size_z is not None and gates is not None:
                 break
-            before, end = end, int(self.plan.batch(index)[1][-1])
+            before, end = end, batch.end
             if watch(float(end - before)) and end != pulses:
                 stopped, gates = True, end
                 break
         assert gates is not None
-        # a run that ended early ends within some block
-        lengths = np.diff(np.minimum(np.append(0, self.blocks.ends), gates))
-        tally = tally + self._silent(lengths - meant)
-        shaped = tally.reshape(2, self.rows // 3, 3, HIDDEN)
-        return Drawn(np.array([gates]), np.swapaxes(shaped, -1, -2)[None], clicks[None], stopped=stopped)
+        lengths = np.diff(np.minimum(np.append(0, self.blocks.ends), gates))  # a run that ends early ends within some block
+        tally = self._silent(lengths - meant)
+        sifted = self.place >= 0
+        np.add.at(tally, self.place[sifted], histogram[sifted])
+        bits = np.arange(len(self.place)) // 2 % LIGHT
+        clicks = [histogram[bits & bit > 0].sum() for bit in (CLICK_0, CLICK_1)]
+        shaped = np.swapaxes(tally.reshape(2, self.rows // 3, 3, HIDDEN), -1, -2)
+        return Drawn(np.array([gates]), shaped[None], np.array([clicks]), stopped=stopped)
 
-    def _last(self, record: Record, block_size_z: int, tally: np.ndarray) -> int | None:
-        """Index of the event that brings the last missing Z detection, None where it comes later."""
-        label = record.place // HIDDEN
-        detected = (record.place >= 0) & (label < self.rows) & (label % 3 != NO_CLICK)
-        so_far = tally[: self.rows * HIDDEN].reshape(-1, 3, HIDDEN)[:, NO_CLICK + 1 :].sum()
-        reached = np.flatnonzero(np.cumsum(detected) == block_size_z - so_far)
-        return int(reached[0]) if reached.size else None
+    def _places(self) -> np.ndarray:
+        """Place of each code in the flattened tally (basis, intensity, result, hidden), -1 where the bases differ."""
+        code = np.arange(len(self.labels) * HIDDEN * CODES)
+        settings, bits, coin = code // CODES, code // 2 % LIGHT, code % 2
+        clicked = np.where(bits & KEPT, bits & DOUBLE, 0)
+        outcome = np.where(clicked == DOUBLE, DOUBLE + coin, clicked)
+        label = self.labels[settings // HIDDEN, outcome]
+        return np.where(label >= 0, label * HIDDEN + np.where(outcome > 0, settings % HIDDEN, 0), -1)
 
     def _silent(self, gates: np.ndarray) -> np.ndarray:
         """Tally of gates in which nothing could click, by the block that they lie in."""
@@ -312,26 +329,55 @@ class _Run:
         total = cumulative[:, -1:]
         return cumulative / np.where(total > 0.0, total, 1.0)
 
-    def batch(self, index: int, whole: bool) -> Any:
-        """Tally, clicks, gates in which something could click by block, and record, of one batch."""
+    def _batches(self, whole: bool) -> Iterator[Batch]:
+        """Batches in their order; candidates of the next ones are drawn while a batch is followed."""
+        jobs = ((index,) for index in range(self.plan.batches()))
+        if self.memory.none:
+            yield from in_order(lambda index: self._counted(self._candidates(index), None, whole), jobs)
+            return
+        for candidates in in_order(self._candidates, jobs):
+            yield self._counted(candidates, self._remembered(candidates), whole)
+
+    def _candidates(self, index: int) -> Candidates:
+        """Candidates of a batch."""
         start, stop, block = self.plan.batch(index)
+        first = int(block[0])
         last = int(min(np.searchsorted(self.blocks.ends, stop[-1] - 1, side="right"), len(self.blocks.ends) - 1))
-        self._first = int(block[0])
-        light = self._light(self._first, last)
-        common = self.key, self.link, self.protocol, light
+        common = self.key, self.link, self.protocol, self._light(first, last)
         lanes, steps, done = self.plan.lanes, self.plan.steps, False
         while not done:
             *drawn, done = _candidates(
                 *common, self.blocks, np.int64(index * lanes), (start, stop, block), lanes, steps, self.late
             )
             steps *= 2
-        events = None if self.memory.none else self._remembered(common, drawn, stop)
-        tally, clicks, meant, record = _sifted(
-            *common, self.blocks, drawn, events, self.memory.lifetimes.size > 0, whole
-        )
-        return np.asarray(tally), np.asarray(clicks), np.asarray(meant), record
+        return Candidates(tuple(drawn), common, stop, first)
 
-    def _remembered(self, common: Any, drawn: list[Any], stop: np.ndarray) -> Events:
+    def _counted(self, candidates: Candidates, events: Events | None, whole: bool) -> Batch:
+        """Histogram of a batch; with `whole` the record of its events."""
+        histogram, events, code = _codes(candidates.drawn, events, len(self.labels))
+        counted = np.array(histogram, dtype=np.int64)
+        code = np.asarray(code)
+        if self.memory.lifetimes.size:
+            code = code.copy()
+            late = np.nonzero(code == NOT_YET)
+            found = self._late_codes(candidates, *(np.asarray(array)[late] for array in events))
+            code[late] = found
+            counted += np.bincount(found, minlength=counted.size)
+        end, first = int(candidates.stop[-1]), candidates.first if self.tables is None else 0
+        if not whole and len(self.lengths) == 1:
+            return Batch(counted, counted.sum(keepdims=True), 0, end, None)
+        code, gate, bits = (np.asarray(array).T.ravel() for array in (code, events.gate, events.bits))
+        there = code >= 0
+        record = Record(gate[there], bits[there], code[there])
+        block = np.searchsorted(self.blocks.ends, record.pulse, side="right") - first
+        return Batch(counted, np.bincount(block, minlength=1), first, end, record)
+
+    def _late_codes(self, candidates: Candidates, gate: np.ndarray, bits: np.ndarray, category: np.ndarray) -> np.ndarray:
+        filled = np.zeros((3, 1 << max(8, int(gate.size - 1).bit_length())), np.int64)  # few sizes, few compilations
+        filled[:, : gate.size] = gate, bits, category
+        return np.asarray(_late_codes(*candidates.common, self.blocks, *filled))[: gate.size]
+
+    def _remembered(self, candidates: Candidates) -> Events:
         """Events of a batch, every lane from where the one before it ends.
 
         Each lane is first followed over its last candidates from live detectors, which mostly forget that they were; what
@@ -339,18 +385,16 @@ class _Run:
         those differs from what the next lane began with, until none does: then all of them are true, by induction from the
         first lane.
         """
-        gates, lanes = drawn[0], self.plan.lanes
+        lanes, most = self.plan.lanes, self._most()
+        starts = self.carry
         zeros = np.zeros(lanes, np.int32)
-        most = self._most()
-        starts = fresh(lanes, self.memory)
         if lanes > 1:
-            number = np.asarray((gates < NEVER).sum(axis=0))
-            ends, _, _ = self._follow(common, drawn, starts, np.maximum(number - WARM_UP, 0), stop, most)
+            number = np.asarray((candidates.drawn[0] < NEVER).sum(axis=0))
+            first = np.maximum(number - WARM_UP, 0).astype(np.int32)
+            ends, _, _ = self._follow(candidates, fresh(lanes, self.memory), first, most)
             starts = self._shifted(ends)
-        else:
-            starts = self.carry
         while True:
-            ends, events, done = self._follow(common, drawn, starts, zeros, stop, most)
+            ends, events, done = self._follow(candidates, starts, zeros, most)
             if not done:
                 most *= 2
                 continue
@@ -361,8 +405,8 @@ class _Run:
         self.carry = jax.tree.map(lambda leaf: np.asarray(leaf)[..., -1:], ends)
         return events
 
-    def _follow(self, common: Any, drawn: Any, state: State, first: Any, stop: Any, most: int) -> Any:
-        return _follow(*common, tuple(drawn), state, first, stop, self.memory, most, self.late)
+    def _follow(self, candidates: Candidates, state: State, first: np.ndarray, most: int) -> Any:
+        return _follow(*candidates.common, candidates.drawn, state, first, candidates.stop, self.memory, most, self.late)
 
     def _shifted(self, ends: State) -> State:
         """Where each lane begins, given where each ends."""
@@ -390,14 +434,6 @@ def _multinomials(rng: np.random.Generator, trials: np.ndarray, weights: np.ndar
         drawn = rng.binomial(left, np.clip(share, 0.0, 1.0)) if index < weights.shape[1] - 1 else left
         total[index], left = drawn.sum(), left - drawn
     return total
-
-
-def _in_order(arrays: Any) -> tuple[Record, int]:
-    """Gates of a batch that are no empty places, in the order of time, and their number."""
-    gate, *others = (np.asarray(array).T.ravel() for array in arrays)
-    there = gate < NEVER
-    record = Record(*(array[there] for array in (gate, *others)))
-    return record, len(record.pulse)
 
 
 WARM_UP = 96
