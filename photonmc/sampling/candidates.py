@@ -50,8 +50,20 @@ def blocks_of(lengths: np.ndarray, probability: np.ndarray) -> Blocks:
         return Blocks(np.cumsum(lengths), np.where(probability < 1.0, -1.0 / np.log1p(-np.minimum(probability, 1.0)), 0.0))
 
 
-SHAPES = ((1024, 1 << 10), (128, 1 << 13), (16, 1 << 16), (1, 1 << 20))
-"""Lanes and jumps of a batch: about a million candidates in each."""
+SHAPES = ((8, 256), (64, 256), (1024, 256), (1024, 1024), (128, 1 << 13), (16, 1 << 16), (1, 1 << 20))
+"""Lanes and jumps of a batch, from short runs to long ones and on to long memories: about a million candidates in each."""
+
+
+def shape_of(total: float, least: float) -> tuple[int, int]:
+    """Lanes and jumps of the batches of a run: the smallest shape that takes it whole, or else the first large one.
+
+    Args:
+        total: Jumps of the whole run.
+        least: Jumps that a segment must have.
+    """
+    long_enough = [shape for shape in SHAPES if shape[1] >= least] or [SHAPES[-1]]
+    whole = [shape for shape in long_enough if shape[0] * shape[1] >= total]
+    return whole[0] if whole else next((s for s in long_enough if s[0] * s[1] >= 1 << 20), SHAPES[-1])
 
 
 class Plan:
@@ -76,11 +88,8 @@ class Plan:
         self._jumps = lengths * probability + 1.0  # candidates of each block, and the jump over its end
         self._cumulative = np.concatenate([[0.0], np.cumsum(self._jumps)])
         density = self._cumulative[-1] / self._starts[-1]
-        memory = reach * density
-        self.lanes, jumps = next((shape for shape in SHAPES if shape[1] >= 16.0 * (1.0 + memory)), SHAPES[-1])
         total = self._cumulative[-1] if gates is None else density * gates + 1.0
-        while self.lanes >= 4 and self.lanes * jumps > 2.0 * total and jumps > max(256.0, 16.0 * memory):
-            jumps //= 2  # short runs in small arrays
+        self.lanes, jumps = shape_of(total, 16.0 * (1.0 + reach * density))
         self.segments = max(1, math.ceil(self._cumulative[-1] / jumps))
         # the number of jumps has a variance below its mean; a segment that needs more is drawn again with room for them
         self.steps = jumps + 5 * math.isqrt(jumps) + 20

@@ -66,11 +66,20 @@ class Record(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Candidates of a batch: gates, blocks and categories; what else kernels read; first gates after each lane; first block."""
+    """Candidates of a batch.
+
+    Attributes:
+        drawn: Gates, blocks and categories.
+        common: What else kernels read.
+        stop: First gate after each lane.
+        lanes: Lanes that hold a segment; the last batch may not fill all.
+        first: Block of the first gate.
+    """
 
     drawn: Any
     common: Any
     stop: np.ndarray
+    lanes: int
     first: int
 
 
@@ -215,13 +224,12 @@ def _late_codes(key: Any, link: Any, protocol: Any, light: Light, blocks: Blocks
 
 
 class _Run:
-    """One realization in the making: its plan, its tables, what the detectors remember at the end of the last batch."""
+    """Realizations of one point: plan and tables of all; of the one in the making, what the detectors remember."""
 
     def __init__(
-        self, key: Any, link: Link, protocol: Any, states: ChannelState, lengths: np.ndarray, block_size_z: int | None
+        self, link: Link, protocol: Any, states: ChannelState, lengths: np.ndarray, block_size_z: int | None
     ) -> None:
-        self.link, self.protocol, self.stream = link, protocol, key
-        self.key = np.asarray(jax.random.key_data(key)).astype(np.uint32)
+        self.link, self.protocol = link, protocol
         self.states = jax.tree.map(np.asarray, states)
         self.memory = link.receiver.memory(float(link.source.pulse_rate_hz))
         self.late = self.memory.recovers
@@ -236,9 +244,14 @@ class _Run:
         in_z = (self.labels[:, 0] >= 0) & (self.labels[:, 0] < self.rows)
         gain = max(self.weights[0][0, in_z].sum(), 1e-300)
         self.plan = Plan(lengths, probability, reach(self.memory), None if block_size_z is None else block_size_z / gain)
-        self.carry = fresh(1, self.memory)
         one = len(lengths) == 1 and not self.late
         self.tables = self._tables_of_all() if one else None
+
+    def begin(self, key: Any) -> None:
+        """Begin a realization: its random words, live detectors, empty traps."""
+        self.stream = key
+        self.key = np.asarray(jax.random.key_data(key)).astype(np.uint32)
+        self.carry = fresh(1, self.memory)
 
     def block(
         self,
@@ -350,7 +363,7 @@ class _Run:
                 *common, self.blocks, np.int64(index * lanes), (start, stop, block), lanes, steps, self.late
             )
             steps *= 2
-        return Candidates(tuple(drawn), common, stop, first)
+        return Candidates(tuple(drawn), common, stop, max(1, int((stop > start).sum())), first)
 
     def _counted(self, candidates: Candidates, events: Events | None, whole: bool) -> Batch:
         """Histogram of a batch; with `whole` the record of its events."""
@@ -368,7 +381,7 @@ class _Run:
             return Batch(counted, counted.sum(keepdims=True), 0, end, None)
         code, gate, bits = (np.asarray(array).T.ravel() for array in (code, events.gate, events.bits))
         there = code >= 0
-        record = Record(gate[there], bits[there], code[there])
+        record = Record(gate[there], bits[there] % LIGHT, code[there])
         block = np.searchsorted(self.blocks.ends, record.pulse, side="right") - first
         return Batch(counted, np.bincount(block, minlength=1), first, end, record)
 
@@ -385,7 +398,7 @@ class _Run:
         those differs from what the next lane began with, until none does: then all of them are true, by induction from the
         first lane.
         """
-        lanes, most = self.plan.lanes, self._most()
+        lanes, most, used = self.plan.lanes, self._most(), candidates.lanes
         starts = self.carry
         zeros = np.zeros(lanes, np.int32)
         if lanes > 1:
@@ -399,10 +412,11 @@ class _Run:
                 most *= 2
                 continue
             wanted = self._shifted(ends)
-            if all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(starts), strict=True)):
+            pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(starts), strict=True)
+            if all(np.array_equal(new[..., :used], old[..., :used]) for new, old in pairs):
                 break
             starts = wanted
-        self.carry = jax.tree.map(lambda leaf: np.asarray(leaf)[..., -1:], ends)
+        self.carry = jax.tree.map(lambda leaf: np.asarray(leaf)[..., used - 1 : used], ends)
         return events
 
     def _follow(self, candidates: Candidates, state: State, first: np.ndarray, most: int) -> Any:
@@ -464,8 +478,9 @@ def sample_clicks(
     """
     stream = fold_name(key, "clicks")
     lengths, states = trajectory(key, link, pulses)
+    run = _Run(link, protocol, states, lengths, block_size_z)
     for realization in range(realizations):
-        run = _Run(jax.random.fold_in(stream, realization), link, protocol, states, lengths, block_size_z)
+        run.begin(jax.random.fold_in(stream, realization))
         drawn = run.block(pulses, block_size_z, listener, watch)
         yield drawn
         if drawn.stopped:

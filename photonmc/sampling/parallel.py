@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,12 @@ def in_order(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> I
         with jax.enable_x64(True), jax.default_device(device):
             return function(*job)
 
+    jobs = iter(jobs)
+    ahead = list(itertools.islice(jobs, 2))
+    if len(ahead) < 2 or processors() == 1:  # nothing to gain from threads
+        yield from (function(*job) for job in itertools.chain(ahead, jobs))
+        return
+    jobs = itertools.chain(ahead, jobs)
     at_once = min(8, processors())
     with ThreadPoolExecutor(at_once) as pool:
         waiting: deque[Any] = deque()
