@@ -201,12 +201,12 @@ def _simulate_batch(points: np.ndarray, batch: Study) -> Part:
     gathered, truths, errors = [], [], np.full((len(points), realizations), np.nan)
     for index, (key, table, stop) in enumerate(zip(point_keys, tables, stops, strict=True)):
         if sampler == "counts":
-            chunks = sample_counts(key, table, realizations, *stop)
+            chunks: Iterator[Any] = sample_counts(key, table, realizations, *stop)
         else:
             one = jax.tree.map(lambda leaf, index=index: leaf[index], kernel)
-            chunks = sample_pulses(key, one.link, one.protocol, realizations, *stop)
+            chunks = sample_pulses(key, one.link, one.protocol, realizations, *stop, batch.run.generator)
         drawn, truth = [], None
-        for sent, tally in chunks:
+        for sent, tally, *_ in chunks:
             drawn.append(counts_from_tally(sent, tally))
             summed = truth_from_tally(tally.sum(axis=0))
             truth = summed if truth is None else Truth(*(a + b for a, b in zip(truth, summed, strict=True)))

@@ -173,7 +173,7 @@ PERTURBATIONS = {
     "security.clamp": True,
     "run.pulses": 2e9,
 }
-DESCRIPTIVE = {"source.wavelength_nm", "run.seed", "run.realizations", "run.sampler"}
+DESCRIPTIVE = {"source.wavelength_nm", "run.seed", "run.realizations", "run.sampler", "run.generator"}
 REFUSED = {
     "receiver.dead_time_ns": 10.0,
     "receiver.afterpulse_probability": 0.1,

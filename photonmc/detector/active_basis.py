@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import jax
 import jax.numpy as jnp
 
 from photonmc.contracts import ChannelState, record
-from photonmc.random import fold_name, happens
 from photonmc.units import Range, probability_from_rate, static
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
+    from jaxtyping import Array, Float, Int
 
 Probability = Annotated[float, Range(0.0, 1.0)]
 
@@ -74,6 +72,10 @@ class ActiveBasis:
         dark = self.dark_probability()
         return dark + state.noise_click_probability - dark * state.noise_click_probability
 
+    def noise_probabilities(self, state: ChannelState) -> Float[Array, " detector"]:
+        """Probability that noise fires each detector in one gate; the two are independent."""
+        return jnp.full(2, self.noise_probability(state))
+
     def routing(
         self, state: ChannelState, matched: Float[Array, " cell"], bit: Int[Array, " cell"]
     ) -> tuple[Float[Array, " cell"], Float[Array, " cell"]]:
@@ -99,26 +101,3 @@ class ActiveBasis:
             ],
             axis=-1,
         )
-
-    def detect(self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any) -> tuple[Any, Any]:
-        """Follow each photon: survives or not, right or wrong detector; then the noise of each detector."""
-        lanes = photons.shape
-        detected = self.detected_fraction(state)
-        wrong_probability = jnp.where(matched, self.wrong_fraction(state), 0.5)
-
-        def one_photon(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            number, hit_0, hit_1 = carry
-            photon_key = jax.random.fold_in(key, number)
-            arrives = happens(fold_name(photon_key, "photon.survives"), detected, lanes) & (number < photons)
-            wrong = happens(fold_name(photon_key, "photon.wrong_detector"), wrong_probability, lanes)
-            to_1 = (bit == 1) ^ wrong
-            return number + 1, hit_0 | (arrives & ~to_1), hit_1 | (arrives & to_1)
-
-        most = photons.max()
-        nothing = jnp.zeros(lanes, bool)
-        start = (jnp.zeros_like(most), nothing, nothing)
-        _, hit_0, hit_1 = jax.lax.while_loop(lambda carry: carry[0] < most, one_photon, start)
-        noise = self.noise_probability(state)
-        dark_0 = happens(fold_name(key, "detector.0.noise"), noise, lanes)
-        dark_1 = happens(fold_name(key, "detector.1.noise"), noise, lanes)
-        return hit_0 | dark_0, hit_1 | dark_1
