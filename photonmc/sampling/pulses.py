@@ -21,7 +21,7 @@ import numpy as np
 
 from photonmc.contracts import NO_CLICK
 from photonmc.random import fold_name
-from photonmc.sampling.mechanisms import HIDDEN, MARKS, busy_label, follow, quiet
+from photonmc.sampling.mechanisms import HIDDEN, MARKS, busy_label, follow, label_type, quiet
 from photonmc.sampling.thresholds import Thresholds, thresholds_of
 from photonmc.words import words_of_chunk
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 """Pulses of one chunk [count]; a chunk is played in one state of the channel."""
-SIZES = (1 << 12, 1 << 14, 1 << 16, 1 << 18, CHUNK)
+SIZES = tuple(sorted({(2 + half) << power for power in range(11, 19) for half in (0, 1)} | {CHUNK}))
 """Lengths of compiled kernels; a chunk that is not needed whole, and a list of busy pulses, take the next larger one."""
 
 
@@ -126,6 +126,14 @@ def _device_histogram(values: Any, counted: Any, bins: int) -> Any:
     return jnp.zeros(bins, jnp.int32).at[place].add(1, mode="drop")
 
 
+@functools.partial(jax.jit, static_argnames="intensities")
+def _apart(labels: Any, intensities: int) -> Any:
+    """Labels of single pulses from those of pairs."""
+    half = label_type(intensities)
+    bits = labels.dtype.type(8 * np.dtype(half).itemsize)
+    return jnp.stack([labels.astype(half), (labels >> bits).astype(half)], axis=1).reshape(-1)
+
+
 @functools.partial(jax.jit, static_argnames=("intensities", "size"))
 def _device_positions(labels: Any, intensities: int, size: int) -> Any:
     return jnp.nonzero(labels == busy_label(intensities), size=size, fill_value=0)[0].astype(jnp.uint32)
@@ -147,12 +155,13 @@ def play_chunk(words: Any, thresholds: Thresholds, limit: int, on_host: bool | N
     if on_host is None:
         on_host = next(iter(labels.devices())).platform == "cpu"
     if on_host:
-        labels = np.asarray(labels)
+        labels = np.asarray(labels).view(label_type(intensities))
         counts = _histogram(labels, bins)
         found = np.flatnonzero(labels == busy_label(intensities))
         positions = np.zeros(_room(found.size), dtype=np.uint32)
         positions[: found.size] = found
     else:
+        labels = _apart(labels, intensities)
         counts = np.asarray(_device_histogram(labels, labels.size, bins))
         positions = _device_positions(labels, intensities, _room(int(counts[-1])))
     busy = int(counts[-1])

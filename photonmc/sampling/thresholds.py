@@ -26,7 +26,7 @@ BASES_ALIKE = ((0, 0), (1, 1), (0, 1), (1, 0))
 
 
 class Thresholds(NamedTuple):
-    """Integers p 2^63 of every mechanism in one state of the channel, uint64, and their bounds for the filter, uint32.
+    """Integers p 2^63 of every mechanism in one state of the channel, uint64, and their bounds for the filter, uint16.
 
     Attributes:
         settings: Cumulated over intensity, then the bases of Alice and Bob; without the last, which is 1.
@@ -34,10 +34,10 @@ class Thresholds(NamedTuple):
         found: P(one of the first j + 1 photons is detected), rising, shape (bases equal, bit, j).
         to_1: P(a photon goes to detector 1, given that it is detected), shape (bases equal, bit).
         noise: Cumulated over noise in both detectors, only in 0, only in 1.
-        settings_high: Upper words of those settings that the filter tells apart.
-        photons_high: Upper words of P(n > j), j < FEW.
-        found_high: Upper words of a bound of P(one of n photons is detected), n < FEW, over all settings.
-        noise_high: Upper word of P(noise in any detector).
+        settings_leading: Leading bits of those settings that the filter tells apart.
+        photons_leading: Leading bits of P(n > j), j < FEW.
+        found_leading: Leading bits of a bound of P(one of n photons is detected), n < FEW, over all settings.
+        noise_leading: Leading bits of P(noise in any detector).
         quiet_labels: Label of a pulse of each setting that the filter tells apart, without a photon; see `quiet`.
     """
 
@@ -46,10 +46,10 @@ class Thresholds(NamedTuple):
     found: Any
     to_1: Any
     noise: Any
-    settings_high: Any
-    photons_high: Any
-    found_high: Any
-    noise_high: Any
+    settings_leading: Any
+    photons_leading: Any
+    found_leading: Any
+    noise_leading: Any
     quiet_labels: Any
 
 
@@ -58,9 +58,9 @@ def integers(probability: Any) -> np.ndarray:
     return np.floor(np.asarray(probability, dtype=np.float64) * float(ONE)).astype(np.uint64)
 
 
-def upper_words(threshold: Any) -> np.ndarray:
-    """Upper 32 of 63 bits; a number whose upper word is larger than that of a threshold does not fall below it."""
-    return np.minimum(np.asarray(threshold, np.uint64) >> np.uint64(31), np.uint64(0xFFFFFFFF)).astype(np.uint32)
+def leading_bits(threshold: Any) -> np.ndarray:
+    """Leading 16 of 63 bits; a number whose leading bits are larger than those of a threshold does not fall below it."""
+    return np.minimum(np.asarray(threshold, np.uint64) >> np.uint64(47), np.uint64(0xFFFF)).astype(np.uint16)
 
 
 def cumulated(probabilities: Any) -> np.ndarray:
@@ -76,9 +76,9 @@ def cumulated(probabilities: Any) -> np.ndarray:
 
 
 def padded_tails(tails: np.ndarray) -> np.ndarray:
-    """Thresholds of P(n > j), cut where they are 0 and padded to a width of 16, 32, 48, ... (few compilations)."""
+    """Thresholds of P(n > j), cut after the first that is 0 and padded to a width of 16, 32, 48, ... (few compilations)."""
     numbers = integers(tails)
-    width = max(1, int(np.count_nonzero(numbers.any(axis=0))))
+    width = int(np.count_nonzero(numbers.any(axis=0))) + 1
     room = -(-width // 16) * 16
     return np.pad(numbers[:, :room], ((0, 0), (0, max(0, room - numbers.shape[1]))))
 
@@ -112,10 +112,10 @@ def thresholds_of(link: Link, protocol: Any, state: ChannelState, tails: np.ndar
         found,
         integers(np.divide(to_1, detected, out=np.zeros((2, 2)), where=detected > 0)),
         noise,
-        upper_words(apart),
-        upper_words(photons[:, :FEW]),
-        upper_words(few),
-        upper_words(noise[-1]),
+        leading_bits(apart),
+        leading_bits(photons[:, :FEW]),
+        leading_bits(few),
+        leading_bits(noise[-1]),
         _quiet_labels(link, protocol),
     )
 
@@ -131,4 +131,4 @@ def _quiet_labels(link: Link, protocol: Any) -> np.ndarray:
     intensities = len(link.source.intensities)
     places = protocol.tally_labels(link)[:, 0].reshape(intensities, 2, 2, 2)[:, :, 0, :]
     labels = [[places[k, a, b] for a, b in BASES_ALIKE[:3]] for k in range(intensities)]
-    return np.array([place // 3 if place % 3 == NO_CLICK and place >= 0 else 2 * intensities for place in np.ravel(labels)]) * 4
+    return np.array([place // 3 if place % 3 == NO_CLICK and place >= 0 else 2 * intensities for place in np.ravel(labels)], np.uint16) * 4
