@@ -7,14 +7,13 @@ stream is that of a realization; words of a pulse depend on it, on the chunk of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import record
-from photonmc.units import static
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, UInt
@@ -68,9 +67,10 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any], rounds:
 class PhiloxWords:
     """Words of Philox4x32-10; the counter is (position, group, index of the chunk), the key that of the realization."""
 
-    key: UInt[Array, "2"]
-    chunk: UInt[Array, "2"]
-    """Index of the chunk in the realization, lower word first."""
+    key: Any
+    """Two words."""
+    chunk: Any
+    """Index of the chunk in the realization, two words, the lower one first."""
 
     def __call__(self, group: Any, position: UInt[Array, " pulse"]) -> FourWords:
         """Words of a group of the pulses at these positions."""
@@ -81,8 +81,8 @@ class PhiloxWords:
 class ThreefryWords:
     """Words of the stock generator of jax, a key for each pulse and group: slow, and a check of the other."""
 
-    key: Key[Array, ""]
-    kind: Literal["threefry"] = static(default="threefry")
+    key: Any
+    """Key of the chunk."""
 
     def __call__(self, group: Any, position: UInt[Array, " pulse"]) -> FourWords:
         """Words of a group of the pulses at these positions."""

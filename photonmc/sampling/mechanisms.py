@@ -25,7 +25,7 @@ import numpy as np
 from photonmc.sampling.thresholds import FEW, Thresholds
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, UInt
+    from jaxtyping import Array, Bool, UInt
 
     from photonmc.words import Words
 
@@ -148,7 +148,7 @@ def long_word(upper: Any, lower: Any) -> UInt[Array, " pulse"]:
     return (upper.astype(jnp.uint64) << np.uint64(31)) | (lower >> np.uint32(1)).astype(jnp.uint64)
 
 
-def unit(upper: Any, lower: Any) -> Float[Array, " pulse"]:
+def unit(upper: Any, lower: Any) -> Any:
     """Uniform number in [0, 1) on the grid of 2^-53."""
     return ((upper.astype(jnp.uint64) << np.uint64(21)) | (lower >> np.uint32(11)).astype(jnp.uint64)) * 2.0**-53
 
@@ -226,7 +226,7 @@ def follow(words: Words, thresholds: Thresholds, position: UInt[Array, " pulse"]
         left = jnp.where(over, np.uint32(0), left - skipped - np.uint32(1))
         return number + np.uint32(1), unless_lost(left, search), search, hits, lowest
 
-    nothing = jnp.full(lanes, NEVER) if levels else None
+    nothing: Any = jnp.full(lanes, NEVER) if levels else None
     start = (jnp.uint32(0), unless_lost(photons, first), first, jnp.zeros(lanes, jnp.uint32), (nothing, nothing))
     _, _, _, hits, lowest = jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), next_photon, start)
 

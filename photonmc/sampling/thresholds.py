@@ -131,4 +131,10 @@ def _quiet_labels(link: Link, protocol: Any) -> np.ndarray:
     intensities = len(link.source.intensities)
     places = protocol.tally_labels(link)[:, 0].reshape(intensities, 2, 2, 2)[:, :, 0, :]
     labels = [[places[k, a, b] for a, b in BASES_ALIKE[:3]] for k in range(intensities)]
-    return np.array([place // 3 if place % 3 == NO_CLICK and place >= 0 else 2 * intensities for place in np.ravel(labels)], np.uint16) * 4
+    return (
+        np.array(
+            [place // 3 if place % 3 == NO_CLICK and place >= 0 else 2 * intensities for place in np.ravel(labels)],
+            np.uint16,
+        )
+        * 4
+    )
