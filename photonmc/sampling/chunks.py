@@ -145,6 +145,11 @@ def _histogram(labels: np.ndarray, bins: int) -> np.ndarray:
     return pairs[:, :bins].sum(axis=0) + pairs.sum(axis=1)
 
 
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_order(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """Results of jobs in their order; as many run at once as there are processors to use, in the caller's settings."""
     device = getattr(jax.config, "jax_default_device", None)  # settings of jax belong to a thread
@@ -153,7 +158,7 @@ def in_order(function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> I
         with jax.enable_x64(True), jax.default_device(device):
             return function(*job)
 
-    at_once = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    at_once = min(8, processors())
     with ThreadPoolExecutor(at_once) as pool:
         waiting: deque[Any] = deque()
         try:
