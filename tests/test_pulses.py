@@ -94,7 +94,7 @@ class Given:
         middle = [int(number) >> 15 & 0xFFFFFFFF for number in self.numbers]
         last = [(int(number) & 0x7FFF) << 1 for number in self.numbers]
         if not isinstance(group, int):
-            words = (0, 0, 0xFFFFFFFF, 0xFFFFFFFF)  # to detector 0 whenever it can; no further photon
+            words = (0xFFFFFFFF,) * 4  # to detector 0 whenever it can; no further photon
         elif group == 0:
             words = (head[0] << 16 | head[1], head[2] << 16 | head[3]) * 2
         elif group == 1:

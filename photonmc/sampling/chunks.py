@@ -22,8 +22,10 @@ from photonmc.sampling.thresholds import Thresholds
 
 CHUNK = 1 << 20
 """Pulses of one chunk [count]; a chunk is played in one state of the channel."""
-SIZES = tuple(sorted({(2 + half) << power for power in range(11, 19) for half in (0, 1)} | {CHUNK}))
-"""Lengths of compiled kernels; a chunk that is not needed whole, and a list of busy pulses, take the next larger one."""
+LENGTHS = (1 << 12, 1 << 16, CHUNK)
+"""Lengths for which the filter is compiled; a chunk that is not needed whole takes the next larger one."""
+BATCHES = (1 << 12, 1 << 15, 1 << 18)
+"""Busy pulses followed at once; the smallest batch of which four are enough, or the largest."""
 
 
 class Played(NamedTuple):
@@ -97,20 +99,22 @@ def play_chunk(words: Any, thresholds: Thresholds, limit: int, on_host: bool | N
     if on_host:
         labels = np.asarray(labels).view(label_type(intensities))
         counts = _histogram(labels, bins)
-        found = np.flatnonzero(labels == busy_label(intensities))
-        positions = np.zeros(_room(found.size), dtype=np.uint32)
-        positions[: found.size] = found
+        batch, room = _batches(int(counts[-1]))
+        positions = np.zeros(room, dtype=np.uint32)
+        positions[: counts[-1]] = np.flatnonzero(labels == busy_label(intensities))
     else:
         labels = _apart(labels, intensities)
         counts = np.asarray(_device_histogram(labels, labels.size, bins))
-        positions = _device_positions(labels, intensities, _room(int(counts[-1])))
+        batch, room = _batches(int(counts[-1]))
+        positions = _device_positions(labels, intensities, room)
     busy = int(counts[-1])
-    codes = _codes(words, thresholds, positions)
+    codes = [_codes(words, thresholds, positions[start : start + batch]) for start in range(0, positions.size, batch)]
     bins = 8 * intensities * HIDDEN * MARKS
     if on_host:
-        codes = np.asarray(codes)
+        codes = np.concatenate([np.asarray(part) for part in codes])
         fates = np.bincount(codes[:busy], minlength=bins)
     else:
+        codes = jnp.concatenate(codes)
         fates = np.asarray(_device_histogram(codes, busy, bins), np.int64)
     return Played(counts, fates, positions, codes, busy)
 
@@ -132,7 +136,13 @@ def chunk_fates(words: Any, thresholds: Thresholds, pulses: int, levels: bool = 
 
 
 def _room(pulses: int) -> int:
-    return next(size for size in SIZES if size >= pulses)
+    return next(length for length in LENGTHS if length >= pulses)
+
+
+def _batches(busy: int) -> tuple[int, int]:
+    """Length of a batch, and of all batches together."""
+    batch = next((batch for batch in BATCHES if 4 * batch >= busy), BATCHES[-1])
+    return batch, max(1, -(-busy // batch)) * batch
 
 
 def _histogram(labels: np.ndarray, bins: int) -> np.ndarray:
