@@ -108,13 +108,14 @@ def play_chunk(words: Any, thresholds: Thresholds, limit: int, on_host: bool | N
         batch, room = _batches(int(counts[-1]))
         positions = _device_positions(labels, intensities, room)
     busy = int(counts[-1])
-    codes = [_codes(words, thresholds, positions[start : start + batch]) for start in range(0, positions.size, batch)]
+    starts = range(0, room, batch)
+    parts = [_codes(words, thresholds, positions[start : start + batch]) for start in starts]
     bins = 8 * intensities * HIDDEN * MARKS
     if on_host:
-        codes = np.concatenate([np.asarray(part) for part in codes])
+        codes: Any = np.concatenate([np.asarray(part) for part in parts])
         fates = np.bincount(codes[:busy], minlength=bins)
     else:
-        codes = jnp.concatenate(codes)
+        codes = jnp.concatenate(parts)
         fates = np.asarray(_device_histogram(codes, busy, bins), np.int64)
     return Played(counts, fates, positions, codes, busy)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -124,13 +124,20 @@ def sample_pulses(
             yield functools.reduce(Sampled.__add__, (part for part, _ in itertools.islice(results, chunks)))
         return
     for one in streams:
-        parts: list[Sampled] = []
-        missing = block_size_z
-        for chunk, (part, played) in enumerate(in_order(play, ((one, chunk, CHUNK) for chunk in itertools.count()))):
-            positions = sifting.z_detections(played)
-            if positions.size >= missing:  # the block ends with the pulse of the last missing detection
-                parts.append(play(one, chunk, int(positions[missing - 1]) + 1)[0])
-                break
-            parts.append(part)
-            missing -= positions.size
-        yield functools.reduce(Sampled.__add__, parts)
+        yield _until_last_detection(functools.partial(play, one), sifting, block_size_z)
+
+
+def _until_last_detection(
+    play: Callable[[int, int], tuple[Sampled, Played]], sifting: Sifting, block_size_z: int
+) -> Sampled:
+    """Chunks of one realization up to the pulse that brings the last missing sifted Z detection."""
+    total, missing = None, block_size_z
+    for chunk, (part, played) in enumerate(in_order(play, ((chunk, CHUNK) for chunk in itertools.count()))):
+        positions = sifting.z_detections(played)
+        if last := positions.size >= missing:
+            part, _ = play(chunk, int(positions[missing - 1]) + 1)
+        total = part if total is None else total + part
+        if last:
+            return total
+        missing -= positions.size
+    raise AssertionError("chunks never end")
