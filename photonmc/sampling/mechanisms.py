@@ -202,18 +202,17 @@ def follow(words: Words, thresholds: Thresholds, position: UInt[Array, " pulse"]
         jnp.where(bit == 1, thresholds.to_1[0, 1], thresholds.to_1[0, 0]),
     )
 
-    def unless_lost(left: Any, search: Any) -> Any:
-        """Photons left to look at, none if none of them is detected."""
-        one_of_them = found[way + jnp.maximum(left, np.uint32(1)) - np.uint32(1)]
-        return jnp.where((search < one_of_them) & (left > 0), left, np.uint32(0))
-
     def next_photon(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        number, left, search, hits, lowest = carry
-        detected = left > 0
+        number, state, search, lowest = carry  # state: four times the photons left to look at, and what was hit
+        left, hits = state >> np.uint32(2), state & np.uint32(3)
         skipped = rank(lambda place: search >= found[way + place], width - 1, lanes)
+        detected = skipped < left
         drawn = words(number + np.uint32(3), position)
         goes_to_1 = long_word(drawn.first, drawn.second) < to_1
+        search = long_word(drawn.third, drawn.fourth)
         hits |= jnp.where(detected, np.uint32(1) << goes_to_1.astype(jnp.uint32), np.uint32(0))
+        left = jnp.where(detected, left - skipped - np.uint32(1), np.uint32(0))
+        left = jnp.where(search < found[way + jnp.maximum(left, np.uint32(1)) - np.uint32(1)], left, np.uint32(0))
         if levels:
             drawn_levels = words(number + np.uint32(PHOTON_LEVELS), position)
             level = jnp.where(detected, unit(drawn_levels.first, drawn_levels.second), NEVER)
@@ -221,14 +220,13 @@ def follow(words: Words, thresholds: Thresholds, position: UInt[Array, " pulse"]
                 jnp.where(goes_to_1, lowest[0], jnp.minimum(lowest[0], level)),
                 jnp.where(goes_to_1, jnp.minimum(lowest[1], level), lowest[1]),
             )
-        search = long_word(drawn.third, drawn.fourth)
-        over = ~detected if levels else ~detected | (hits == 3)
-        left = jnp.where(over, np.uint32(0), left - skipped - np.uint32(1))
-        return number + np.uint32(1), unless_lost(left, search), search, hits, lowest
+        else:
+            left = jnp.where(hits == 3, np.uint32(0), left)
+        return number + np.uint32(1), left << np.uint32(2) | hits, search, lowest
 
     nothing: Any = jnp.full(lanes, NEVER) if levels else None
-    start = (jnp.uint32(0), unless_lost(photons, first), first, jnp.zeros(lanes, jnp.uint32), (nothing, nothing))
-    _, _, _, hits, lowest = jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), next_photon, start)
+    start = (jnp.uint32(0), photons << np.uint32(2), first, (nothing, nothing))
+    _, hits, _, lowest = jax.lax.while_loop(lambda carry: (carry[1] > 3).any(), next_photon, start)
 
     dark_0, dark_1 = _noise(dark, thresholds.noise)
     cell = ((intensity * np.uint32(2) + alice) * np.uint32(2) + bit) * np.uint32(2) + bob
