@@ -68,6 +68,12 @@ def _device_histogram(values: Any, counted: Any, bins: int) -> Any:
     return jnp.zeros(bins, jnp.int32).at[place].add(1, mode="drop")
 
 
+@functools.partial(jax.jit, static_argnames="bins")
+def _device_counts(labels: Any, bins: int) -> Any:
+    """Histogram of labels on the device, by sums: they are few, and additions to one place would wait for each other."""
+    return (labels == jnp.arange(bins, dtype=labels.dtype)[:, None]).sum(axis=1, dtype=jnp.int32)
+
+
 @functools.partial(jax.jit, static_argnames="intensities")
 def _apart(labels: Any, intensities: int) -> Any:
     """Labels of single pulses from those of pairs."""
@@ -104,7 +110,7 @@ def play_chunk(words: Any, thresholds: Thresholds, limit: int, on_host: bool | N
         positions[: counts[-1]] = np.flatnonzero(labels == busy_label(intensities))
     else:
         labels = _apart(labels, intensities)
-        counts = np.asarray(_device_histogram(labels, labels.size, bins))
+        counts = np.asarray(_device_counts(labels, bins), np.int64)
         batch, room = _batches(int(counts[-1]))
         positions = _device_positions(labels, intensities, room)
     busy = int(counts[-1])
