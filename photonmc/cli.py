@@ -92,7 +92,9 @@ def run(
     study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, refusals, unusable)
     progress = Progress(total_pulses(study), sys.stderr)
     with progress.taking_interrupts():
-        result = simulate(study, progress=progress) if time_tags is None else simulate_tagged(study, time_tags, force, progress)
+        result = (
+            simulate(study, progress=progress) if time_tags is None else simulate_tagged(study, time_tags, force, progress)
+        )
     if time_tags is not None:
         print(f"wrote {time_tags}", file=sys.stderr)
     _deliver(result, out, force, json_)

@@ -199,8 +199,10 @@ def _loaded(channel: Any, folder: Path, found: list[Mistake]) -> Any:
 def _with_its_file(tree: dict[str, Json], folder: Path, found: list[Mistake]) -> Any:
     """Channel of a file with mistakes elsewhere, so that those of its record are told as well."""
     values = tree.get("channel")
-    cls = record_class("channel", values) if isinstance(values, dict) else None
-    if cls is None or not hasattr(cls, "loaded") or not isinstance(values.get("file"), str):
+    if not isinstance(values, dict) or not isinstance(values.get("file"), str):
+        return None
+    cls = record_class("channel", values)
+    if cls is None or not hasattr(cls, "loaded"):
         return None
     return _loaded(cls(file=values["file"]), folder, found)
 

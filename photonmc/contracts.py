@@ -187,8 +187,8 @@ class Receiver(Protocol):
         """What a click does to later gates, a `photonmc.detector.memory.Memory`; concrete values only."""
         ...
 
-    def detect(self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any) -> tuple[Any, Any]:
-        """Photon by photon, per lane: did detector 0 click, did detector 1, noise included."""
+    def noise_probabilities(self, state: ChannelState) -> Float[Array, " detector"]:
+        """Probability that noise fires each detector in one gate; the two are independent."""
         ...
 
 
@@ -197,6 +197,10 @@ class ProtocolModel(Protocol):
 
     topology: ClassVar[str]
     """Name of the topology class that it runs on; any other is refused."""
+
+    def choices(self, link: Link) -> tuple[Float[Array, " choice"], ...]:
+        """Probabilities of the independent choices of a pulse: intensity, Alice's basis, her bit, Bob's basis."""
+        ...
 
     def cells(self, link: Link) -> Float[Array, " cell"]:
         """Probability of each combination of settings of a pulse; sums to 1."""
@@ -214,12 +218,4 @@ class ProtocolModel(Protocol):
 
     def tally_labels(self, link: Link) -> np.ndarray:
         """Place of each (cell, outcome) in a flattened tally (basis, intensity, result); -1 where it is not sifted."""
-        ...
-
-    def play(self, key: Key[Array, ""], link: Link, state: ChannelState, tails: Any, pulses: int) -> tuple[Any, Any]:
-        """Send pulses one mechanism after another, never reading `outcomes`.
-
-        Returns:
-            The tally label (-1 where not sifted) and the hidden class of each pulse.
-        """
         ...

@@ -65,8 +65,8 @@ class Result:
         pulse_rate_hz: Pulse rate of each point [Hz], shape (point,).
         counts: Sums over the realizations, shape (point, basis, intensity); whole numbers where they were drawn.
         truth: Photon numbers behind the sifted events, or None where nothing was drawn.
-        detector_clicks: Registered clicks of each detector, sifted or not, summed over the realizations, shape (point, 2); NaN
-            where that is not known.
+        detector_clicks: Registered clicks of each detector, sifted or not, summed over the realizations, shape (point, 2);
+            NaN where that is not known.
         pooling_error_bound: Bound on the total-variation error of pooled blocks, shape (point,); 0 where none were pooled.
         stopped: Whether a point was stopped before its end, shape (point,).
         realizations: Independent blocks at each point, shape (point,).

@@ -83,7 +83,7 @@ def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
 
 
 def dark_counts(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """Dark counts are a probability, or a rate with a gate; beside a probability a gate is read where there is background."""
+    """Dark counts are a probability, or a rate with a gate; beside a probability a gate is read for background alone."""
     probability, rate = get("receiver.dark_count_probability"), get("receiver.dark_count_rate_hz")
     gate = get("receiver.gate_width_ns")
     either = "give either dark_count_probability, or dark_count_rate_hz with gate_width_ns"
@@ -134,8 +134,10 @@ def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
     for name, unit in (("pulses", 1.0), ("duration_s", rate)):
         value = get(f"run.{name}")
         if value is not None and round(value * unit) > longest:
-            yield Mistake(f"run.{name}", f"must not exceed the record, which holds {longest / unit:.12g}, but is {value:.12g}")
-    if not 1.0 <= longest and math.isfinite(longest):
+            yield Mistake(
+                f"run.{name}", f"must not exceed the record, which holds {longest / unit:.12g}, but is {value:.12g}"
+            )
+    if not longest >= 1.0 and math.isfinite(longest):
         yield Mistake("channel.file", "must hold one pulse at least, but the record is shorter than a pulse period")
     elif longest > MAX_PULSES and math.isfinite(longest) and get("run.pulses") is None and get("run.duration_s") is None:
         yield Mistake("channel.file", f"holds {longest:g} pulses, but a run may have {MAX_PULSES:g}; give run.duration_s")

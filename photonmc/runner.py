@@ -12,13 +12,14 @@ import numpy as np
 from photonmc.contracts import Counts, Drawn, Truth, counts_from_tally, truth_from_tally
 from photonmc.errors import ConfigError, Mistake
 from photonmc.labels import QUANTILES
+from photonmc.progress import Progress
 from photonmc.random import fold_name, host_generator, point_key
 from photonmc.results import Keys, Result
-from photonmc.progress import Progress
-from photonmc.sampling.clicks import Record, sample_clicks
+from photonmc.sampling.clicks import sample_clicks
+from photonmc.sampling.codes import HIDDEN, Record
 from photonmc.sampling.counts import draw_tally, sample_counts
 from photonmc.sampling.expected import detector_clicks, expected, per_pulse
-from photonmc.sampling.pulses import HIDDEN, sample_pulses
+from photonmc.sampling.pulses import sample_pulses
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security.keyrate import Key, key_of_counts
 from photonmc.status import BIT, NO_KEY
@@ -225,9 +226,7 @@ def chosen_sampler(study: Study) -> str:
     return "counts" if not jitter and (memory.none or (memory.renews and constant)) else "clicks"
 
 
-def _simulate_batch(
-    points: np.ndarray, batch: Study, progress: Progress, listener: Callable[[Record], None] | None
-) -> Part:
+def _simulate_batch(points: np.ndarray, batch: Study, progress: Progress, listener: Callable[[Record], None] | None) -> Part:
     """Counts and keys of stacked points that differ in numbers only."""
     if batch.run.sampler == "expected" or (batch.run.sampler == "auto" and batch.link.receiver.count_model != "exact"):
         return expected_part(points, batch)
@@ -236,9 +235,10 @@ def _simulate_batch(
     _refuse_endless(points, kernel, stops)
     point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
     realizations = batch.run.realizations
+    as_asked = dataclasses.replace(kernel.run, sampler=batch.run.sampler, generator=batch.run.generator)
     gathered, samplers, errors = [], [], np.full((len(points), realizations), np.nan)
     for index, (key, stop) in enumerate(zip(point_keys, stops, strict=True)):
-        one = _point(dataclasses.replace(kernel, run=dataclasses.replace(kernel.run, sampler=batch.run.sampler)), index)
+        one = _point(dataclasses.replace(kernel, run=as_asked), index)
         samplers.append(chosen_sampler(one))
         drawn = _drawn(samplers[-1], key, one, realizations, stop, progress, listener)
         gathered.append(drawn)
@@ -282,7 +282,7 @@ def _drawn(
     elif sampler == "clicks":
         blocks = sample_clicks(*common, listener, progress.advance)
     else:
-        blocks = sample_pulses(*common)
+        blocks = sample_pulses(*common, one.run.generator, listener, progress.advance)
     chunks = [] if progress.stopped else list(blocks)
     stopped = progress.stopped and (not chunks or chunks[-1].stopped or sum(len(c.pulses) for c in chunks) < realizations)
     shape = (2, len(one.link.source.intensities), HIDDEN, 3)
@@ -290,11 +290,8 @@ def _drawn(
     if missing:
         zeros = Drawn(np.zeros(missing, np.int64), np.zeros((missing, *shape), np.int64), np.zeros((missing, 2), np.int64))
         chunks.append(zeros)
-    return Drawn(
-        *(np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("pulses", "tally", "detector_clicks")),
-        max(chunk.pooling_error_bound for chunk in chunks),
-        stopped,
-    )
+    pulses, tally, clicks, bounds, _ = zip(*chunks, strict=True)
+    return Drawn(np.concatenate(pulses), np.concatenate(tally), np.concatenate(clicks), max(bounds), stopped)
 
 
 def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray] | None = None) -> Part:

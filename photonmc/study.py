@@ -79,7 +79,7 @@ class Study:
         if section not in SECTIONS or not isinstance(name, str):
             raise KeyError(f"there is no such field{suggestion(str(section), SECTIONS)}")
         old = self.section(str(section))
-        known = [] if old is None else [*fields_of(type(old))]
+        known = [] if old is None else list(fields_of(old.__class__))
         if name not in known:
             raise KeyError(f"there is no such field{suggestion(name, known)}")
         if section in TAGGED and name == TAGGED[str(section)][0]:
@@ -210,7 +210,9 @@ def out_of_range(path: str, value: Any, field: Any) -> Iterator[Mistake]:
     many = field.range if isinstance(field.range, Several) else None
     if (field.is_list or many) and isinstance(value, (list, tuple)):
         if many and len(value) != (many.entries or max(1, len(value))):
-            yield Mistake(path, f"must be a number or a list of {many.entries or 'one or more'}, but has {len(value)} entries")
+            yield Mistake(
+                path, f"must be a number or a list of {many.entries or 'one or more'}, but has {len(value)} entries"
+            )
         for index, item in enumerate(value):
             one = field._replace(is_list=False, range=many.one() if many else field.range)
             yield from out_of_range(f"{path}[{index}]", item, one)

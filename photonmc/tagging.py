@@ -16,8 +16,7 @@ from photonmc.progress import Progress
 from photonmc.random import fold_name, host_generator, point_key
 from photonmc.results import Result
 from photonmc.runner import simulate
-from photonmc.sampling.clicks import Record
-from photonmc.sampling.memory import CLICK_0, CLICK_1, KEPT
+from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT, Record
 from photonmc.study import Study, checked
 from photonmc.timetags import Clicks, TagFile
 
@@ -59,7 +58,9 @@ def tag_refusals(study: Study) -> Iterator[Mistake]:
     """Why a valid study cannot be written as time tags."""
     for sampler in dict.fromkeys(study.values_of("run.sampler")):
         if sampler not in SAMPLERS:
-            yield Mistake("run.sampler", f'must be "clicks" or "pulses" for time tags, but is "{sampler}", which knows no times')
+            yield Mistake(
+                "run.sampler", f'must be "clicks" or "pulses" for time tags, but is "{sampler}", which knows no times'
+            )
     for axis in study.axes:
         yield Mistake(axis.name, "is scanned, but time tags belong to one point")
     if max(study.values_of("run.realizations")) > 1:

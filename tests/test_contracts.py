@@ -183,11 +183,21 @@ PERTURBATIONS = {
 }
 DESCRIPTIVE = {"source.wavelength_nm", "run.seed", "run.realizations", "run.sampler", "run.pooling_error", "run.generator"}
 REFUSED = {
-    **{f"receiver.{name}": value for name, value in {
-        "dead_time_ns": 10.0, "recovery_time_ns": 10.0, "afterpulse_probability": 0.1, "afterpulse_time_ns": 10.0,
-        "timing_jitter_ps": 10.0, "timing_jitter_tail_ps": 10.0, "afterpulse_kind": "band", "afterpulse_memory": "all",
-        "dead_time_kind": "paralyzable", "dead_time_policy": "individual",
-    }.items()},
+    **{
+        f"receiver.{name}": value
+        for name, value in {
+            "dead_time_ns": 10.0,
+            "recovery_time_ns": 10.0,
+            "afterpulse_probability": 0.1,
+            "afterpulse_time_ns": 10.0,
+            "timing_jitter_ps": 10.0,
+            "timing_jitter_tail_ps": 10.0,
+            "afterpulse_kind": "band",
+            "afterpulse_memory": "all",
+            "dead_time_kind": "paralyzable",
+            "dead_time_policy": "individual",
+        }.items()
+    },
     "receiver.dark_count_rate_hz": 100.0,
     "receiver.gate_width_ns": 1.0,
     "run.duration_s": 1.0,

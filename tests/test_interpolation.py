@@ -24,7 +24,9 @@ def tables_of():
 
     @jax.jit
     def compiled(states):
-        return jax.vmap(lambda s: place_probabilities(LINK, PROTOCOL, ChannelState(*s), places.index, places.tally.size))(states)
+        return jax.vmap(lambda s: place_probabilities(LINK, PROTOCOL, ChannelState(*s), places.index, places.tally.size))(
+            states
+        )
 
     def tables(states):
         assert states.shape[0] == BATCH

@@ -168,7 +168,9 @@ def _header_mistakes(place: str, header: list[str]) -> list[Mistake]:
     found = [Mistake(place, f"unknown column {c[:40]!r}{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS]
     found += [Mistake(place, f"column `{c}` stands more than once") for c in COLUMNS if header.count(c) > 1]
     missing = [c for c in ("time_s", "loss_db") if c not in header]
-    return found + [Mistake(place, f"column `{c}` is required, but the header is {','.join(header)[:80]!r}") for c in missing]
+    return found + [
+        Mistake(place, f"column `{c}` is required, but the header is {','.join(header)[:80]!r}") for c in missing
+    ]
 
 
 def _row_mistakes(place: str, path: Path, header: list[str]) -> list[Mistake]:

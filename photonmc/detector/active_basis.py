@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jax
 import jax.numpy as jnp
 
 from photonmc.contracts import ChannelState, record
 from photonmc.detector.memory import Memory, memory_of
-from photonmc.random import fold_name, happens
 from photonmc.units import Range, Several, probability_from_rate, static
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
+    from jaxtyping import Array, Float, Int
 
 Probability = Annotated[float, Range(0.0, 1.0)]
 Pair = float | tuple[float, float]
@@ -89,11 +87,10 @@ class ActiveBasis:
         """Probability that a photon goes to the wrong detector, in the basis that Alice chose."""
         return self.misalignment_error + state.misalignment_error
 
-    def noise_probabilities(self, state: ChannelState) -> tuple[Any, Any]:
+    def noise_probabilities(self, state: ChannelState) -> Float[Array, "detector ..."]:
         """Probability that dark counts or background fire each detector in one gate: either of two independent events."""
         background = state.noise_click_probability
-        zero, one = (dark + background - dark * background for dark in self.dark_probability())
-        return zero, one
+        return jnp.stack([dark + background - dark * background for dark in self.dark_probability()])
 
     def memory(self, pulse_rate_hz: float) -> Memory:
         """What a click does to later gates; concrete values only."""
@@ -106,7 +103,7 @@ class ActiveBasis:
         blind = sum(dead) > 0.0 if isinstance(dead, tuple) else dead > 0.0
         return {
             "proofs take detectors for equally efficient, and these are not": unequal,
-            "clicks count while the other detector is blind, so that a bit tells about the next one (individual dead times)": (
+            "clicks count while the other detector is blind (individual dead times), so that bits tell about each other": (
                 (self.dead_time_policy == "individual") & blind
             ),
         }
@@ -147,27 +144,3 @@ class ActiveBasis:
             ],
             axis=-1,
         )
-
-    def detect(self, key: Key[Array, ""], state: ChannelState, photons: Any, matched: Any, bit: Any) -> tuple[Any, Any]:
-        """Follow each photon: survives or not, right or wrong detector; then the noise of each detector."""
-        lanes = photons.shape
-        efficiency = self.detected_fractions(state)
-        wrong_probability = jnp.where(matched, self.wrong_fraction(state), 0.5)
-
-        def one_photon(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            number, hit_0, hit_1 = carry
-            photon_key = jax.random.fold_in(key, number)
-            wrong = happens(fold_name(photon_key, "photon.wrong_detector"), wrong_probability, lanes)
-            to_1 = (bit == 1) ^ wrong
-            detected = jnp.where(to_1, efficiency[1], efficiency[0])
-            arrives = happens(fold_name(photon_key, "photon.survives"), detected, lanes) & (number < photons)
-            return number + 1, hit_0 | (arrives & ~to_1), hit_1 | (arrives & to_1)
-
-        most = photons.max()
-        nothing = jnp.zeros(lanes, bool)
-        start = (jnp.zeros_like(most), nothing, nothing)
-        _, hit_0, hit_1 = jax.lax.while_loop(lambda carry: carry[0] < most, one_photon, start)
-        noise_0, noise_1 = self.noise_probabilities(state)
-        dark_0 = happens(fold_name(key, "detector.0.noise"), noise_0, lanes)
-        dark_1 = happens(fold_name(key, "detector.1.noise"), noise_1, lanes)
-        return hit_0 | dark_0, hit_1 | dark_1

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import NO_CLICK, RIGHT, WRONG, ChannelState, record
-from photonmc.random import fold_name, happens, thresholds, uniform_integers
 from photonmc.units import Range, static
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+    from jaxtyping import Array, Float
 
     from photonmc.link import Link
 
@@ -50,11 +49,15 @@ class BB84:
         alice, bob = self.basis_probabilities()
         return alice * bob
 
+    def choices(self, link: Link) -> tuple[Float[Array, " choice"], ...]:
+        """Probabilities of the independent choices of a pulse: intensity, Alice's basis, her bit, Bob's basis."""
+        alice, bob = self.basis_probabilities()
+        return jnp.asarray(link.source.intensity_probabilities), alice, jnp.full(2, 0.5), bob
+
     def cells(self, link: Link) -> Float[Array, " cell"]:
         """Probability of each combination of intensity, Alice's basis, her bit, Bob's basis."""
-        alice, bob = self.basis_probabilities()
-        chosen = jnp.asarray(link.source.intensity_probabilities)
-        return (chosen[:, None, None, None] * alice[:, None, None] * jnp.full((2, 1), 0.5) * bob).reshape(-1)
+        intensity, alice, bit, bob = self.choices(link)
+        return (intensity[:, None, None, None] * alice[:, None, None] * bit[:, None] * bob).reshape(-1)
 
     def settings(self, link: Link) -> np.ndarray:
         """Indices (intensity, Alice's basis, bit, Bob's basis) of each cell, shape (4, cell)."""
@@ -84,35 +87,3 @@ class BB84:
         result = np.array([[NO_CLICK if read is None else RIGHT if read == b else WRONG for read in READS] for b in (0, 1)])
         label = (alice * len(link.source.intensities) + intensity) * 3 + result[bit[:, 0]]
         return np.where(alice == bob, label, -1)
-
-    def play(
-        self, key: Key[Array, ""], link: Link, state: ChannelState, tails: Float[Array, "intensity j"], pulses: int
-    ) -> tuple[Any, Any]:
-        """Send pulses mechanism by mechanism: choices, photon number, every photon's fate, noise, double clicks."""
-        lanes = (pulses,)
-
-        def coin(name: str, probability: Any) -> Any:
-            return happens(fold_name(key, name), probability, lanes)
-
-        probabilities = jnp.asarray(link.source.intensity_probabilities)
-        intensity = jnp.zeros(lanes, jnp.int32)
-        undecided = jnp.ones(lanes, bool)
-        for index in range(len(link.source.intensities) - 1):
-            # chosen with p_k / (p_k + p_{k+1} + ...) unless an earlier one was
-            chosen = coin(f"alice.intensity.{index}", probabilities[index] / probabilities[index:].sum())
-            undecided &= ~chosen
-            intensity += undecided
-        alice, bob = (
-            1 - coin(f"{who}.basis", chances[0]).astype(jnp.int32)
-            for who, chances in zip(("alice", "bob"), self.basis_probabilities(), strict=True)
-        )
-        bit = coin("alice.bit", 0.5).astype(jnp.int32)
-        matched = alice == bob
-        # inversion: the photon number exceeds j when one uniform number falls below P(n > j)
-        uniform = uniform_integers(fold_name(key, "source.photons"), lanes)
-        photons = (uniform[:, None] < thresholds(tails)[intensity]).sum(axis=1, dtype=jnp.int32)
-        click_0, click_1 = link.receiver.detect(fold_name(key, "receiver"), state, photons, matched, bit)
-        read = jnp.where(click_0 & click_1, coin("bob.double_click_bit", 0.5), click_1)
-        result = jnp.where(click_0 | click_1, jnp.where(read == bit, RIGHT, WRONG), NO_CLICK)
-        label = (alice * len(link.source.intensities) + intensity) * 3 + result
-        return jnp.where(matched, label, -1), jnp.minimum(photons, 3)

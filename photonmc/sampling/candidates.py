@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NEVER = 1 << 62
 """A gate that no run reaches."""
 GAPS, OUTCOMES = 0, 1
-"""Streams of random words, by segment and step: of the gap and the settings, and of the outcome where that is drawn apart."""
+"""Streams of random words, by segment and step: of gap and settings, and of the outcome where that is drawn apart."""
 
 
 def places(first_segment: Any, steps: int, lanes: int) -> Any:

@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.contracts import NO_CLICK, ChannelState, Drawn, unwatched
+from photonmc.contracts import ChannelState, Drawn, unwatched
 from photonmc.detector.memory import Memory
 from photonmc.random import fold_name, host_generator, multinomial
 from photonmc.sampling.candidates import NEVER, OUTCOMES, Blocks, Plan, blocks_of, draw_candidates, places
+from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, DOUBLE, HIDDEN, KEPT, LIGHT, Record, Sifting
+from photonmc.sampling.light import OUTCOMES as OUTCOMES_OF_A_GATE
 from photonmc.sampling.light import Alias, alias_table, cell_weights, drawn_cell, drawn_mark, joint_table, look_up
-from photonmc.sampling.memory import CLICK_0, CLICK_1, KEPT, LIGHT, Events, State, follow, fresh, reach
-from photonmc.sampling.philox import joined, words_at
+from photonmc.sampling.memory import Events, State, follow, fresh, reach
 from photonmc.sampling.parallel import in_order
+from photonmc.sampling.philox import joined, words_at
 from photonmc.sampling.trajectory import trajectory
 
 if TYPE_CHECKING:
@@ -33,36 +35,10 @@ if TYPE_CHECKING:
 
 SILENT, MARKS = 2, 3
 """Streams of random words by gate: settings of silent gates, outcomes of recovering detectors."""
-HIDDEN, OUTCOMES_OF_A_GATE = 4, 5
 CELL = HIDDEN * OUTCOMES_OF_A_GATE
-"""Hidden classes (0, 1, 2, 3 and more photons), outcomes, and categories of one cell."""
-CODES, NOT_YET, NOTHING = 2 * LIGHT, -1, -2
-"""Codes of one cell and hidden class, from the bits of an event and the coin of a double click; codes that are none."""
-DOUBLE = CLICK_0 | CLICK_1
-
-
-class Record(NamedTuple):
-    """Registered clicks in the order of gates; arrays of one entry a gate in which something clicked.
-
-    Attributes:
-        pulse: Index of the gate.
-        bits: CLICK_0, CLICK_1, KEPT.
-        code: Settings and hidden class, bits and coin in one number.
-    """
-
-    pulse: np.ndarray
-    bits: np.ndarray
-    code: np.ndarray
-
-    @property
-    def cell(self) -> np.ndarray:
-        """Settings of the pulse."""
-        return self.code // (CODES * HIDDEN)
-
-    @property
-    def coin(self) -> np.ndarray:
-        """Random bit of a double click."""
-        return self.code % 2
+"""Categories of one cell."""
+NOT_YET, NOTHING = -1, -2
+"""Codes that are none; see `_codes`."""
 
 
 class Candidates(NamedTuple):
@@ -114,7 +90,7 @@ def _uniform(word: Any) -> Any:
 
 
 def _of_candidates(link: Any, protocol: Any, light: Light, word: Any, place: Any, block: Any, key: Any, late: bool) -> Any:
-    """Categories, (cell x hidden class + hidden class) x 5 + outcome, of candidates; only cells where the rest is drawn later."""
+    """Categories, (cell x hidden classes + hidden class) x 5 + outcome, of candidates; or cells alone."""
     if isinstance(light.candidate, Alias):
         return look_up(light.candidate, word)
     at = jnp.zeros(word.shape, jnp.int64) if block is None else block - light.first
@@ -146,7 +122,16 @@ def _of_silent(link: Any, protocol: Any, light: Light, gate: Any, blocks: Blocks
 
 @functools.partial(jax.jit, static_argnames=("lanes", "steps", "late"))
 def _candidates(
-    key: Any, link: Any, protocol: Any, light: Light, blocks: Blocks, segment: Any, edges: Any, lanes: int, steps: int, late: bool
+    key: Any,
+    link: Any,
+    protocol: Any,
+    light: Light,
+    blocks: Blocks,
+    segment: Any,
+    edges: Any,
+    lanes: int,
+    steps: int,
+    late: bool,
 ) -> tuple[Any, ...]:
     """Gates of a batch of candidates with their blocks and categories; and whether all segments were finished."""
     gates, block, word, done = draw_candidates(key, segment, *edges, blocks, lanes, steps)
@@ -194,8 +179,8 @@ def _follow(
     return follow(state, gates, first, stop, key, memory, most, hits)
 
 
-@functools.partial(jax.jit, static_argnames="cells")
-def _codes(drawn: Any, events: Events | None, cells: int) -> tuple[Any, Events, Any]:
+@functools.partial(jax.jit, static_argnames="size")
+def _codes(drawn: Any, events: Events | None, size: int) -> tuple[Any, Events, Any]:
     """Histogram of a batch's events over (cell, hidden class, bits, coin), the events, and the code of each.
 
     The code is `NOT_YET` where settings or coin do not come from a candidate, and `NOTHING` where nothing happened.
@@ -210,12 +195,13 @@ def _codes(drawn: Any, events: Events | None, cells: int) -> tuple[Any, Events, 
     code = (events.category // OUTCOMES_OF_A_GATE) * CODES + (bits % LIGHT) * 2 + (outcome == 4)
     settled = (bits >= LIGHT) & ((bits & DOUBLE != DOUBLE) | (outcome > 2))
     code = jnp.where(settled, code, jnp.where(bits > 0, NOT_YET, NOTHING))
-    size = cells * HIDDEN * CODES
     return jnp.zeros(size, jnp.int32).at[jnp.where(code >= 0, code, size)].add(1, mode="drop"), events, code
 
 
 @jax.jit
-def _late_codes(key: Any, link: Any, protocol: Any, light: Light, blocks: Blocks, gate: Any, bits: Any, category: Any) -> Any:
+def _late_codes(
+    key: Any, link: Any, protocol: Any, light: Light, blocks: Blocks, gate: Any, bits: Any, category: Any
+) -> Any:
     """Codes of releases into gates without light, and of double clicks that one release made."""
     cell, hidden, coin = _of_silent(link, protocol, light, gate, blocks, key)
     bits = bits.astype(jnp.int32)
@@ -236,12 +222,9 @@ class _Run:
         self.weights = tuple(map(np.asarray, cell_weights(link, protocol, states)))
         probability = np.minimum(self.weights[0].sum(axis=1), 1.0)
         self.blocks, self.lengths = blocks_of(lengths, probability), lengths
-        self.labels = protocol.tally_labels(link)
-        self.rows = len(link.source.intensities) * 3
-        self.place = self._places()
-        label = self.place // HIDDEN
-        self.detected_z = (self.place >= 0) & (label < self.rows) & (label % 3 != NO_CLICK)
-        in_z = (self.labels[:, 0] >= 0) & (self.labels[:, 0] < self.rows)
+        self.sifting = Sifting(link, protocol)
+        label = protocol.tally_labels(link)[:, 0]
+        in_z = (label >= 0) & (label < 3 * len(link.source.intensities))
         gain = max(self.weights[0][0, in_z].sum(), 1e-300)
         self.plan = Plan(lengths, probability, reach(self.memory), None if block_size_z is None else block_size_z / gain)
         one = len(lengths) == 1 and not self.late
@@ -262,7 +245,7 @@ class _Run:
     ) -> Drawn:
         """The whole block: batch after batch, then the silent gates at once."""
         whole = listener is not None or block_size_z is not None
-        histogram = np.zeros(len(self.place), np.int64)
+        histogram = np.zeros(self.sifting.size, np.int64)
         meant, gates = np.zeros(len(self.lengths), np.int64), pulses
         stopped, end = False, 0
         for batch in self._batches(whole):
@@ -270,15 +253,17 @@ class _Run:
             if whole:
                 record = batch.record
                 assert record is not None
-                missing = None if block_size_z is None else block_size_z - int(histogram[self.detected_z].sum())
-                if missing is not None and (reached := np.flatnonzero(np.cumsum(self.detected_z[record.code]) == missing)).size:
-                    gates = int(record.pulse[reached[0]]) + 1
-                    record = Record(*(array[: reached[0] + 1] for array in record))
-                    counted = np.bincount(record.code, minlength=histogram.size)
-                    by_block = np.array([record.code.size])
+                if block_size_z is not None:
+                    detected = self.sifting.detected_z
+                    missing = block_size_z - int(histogram[detected].sum())
+                    reached = np.flatnonzero(np.cumsum(detected[record.code]) == missing)
+                    if reached.size:
+                        gates = int(record.pulse[reached[0]]) + 1
+                        record = record.first(int(reached[0]) + 1)
+                        counted = np.bincount(record.code, minlength=histogram.size)
+                        by_block = np.array([record.code.size])
                 if listener is not None:
-                    registered = record.bits & DOUBLE > 0
-                    listener(Record(*(array[registered] for array in record)))
+                    listener(record.registered())
             histogram += counted
             room = meant[batch.first : batch.first + len(by_block)]
             room += by_block[: len(room)]
@@ -290,31 +275,12 @@ class _Run:
                 break
         assert gates is not None
         lengths = np.diff(np.minimum(np.append(0, self.blocks.ends), gates))  # a run that ends early ends within some block
-        tally = self._silent(lengths - meant)
-        sifted = self.place >= 0
-        np.add.at(tally, self.place[sifted], histogram[sifted])
-        bits = np.arange(len(self.place)) // 2 % LIGHT
-        clicks = [histogram[bits & bit > 0].sum() for bit in (CLICK_0, CLICK_1)]
-        shaped = np.swapaxes(tally.reshape(2, self.rows // 3, 3, HIDDEN), -1, -2)
-        return Drawn(np.array([gates]), shaped[None], np.array([clicks]), stopped=stopped)
-
-    def _places(self) -> np.ndarray:
-        """Place of each code in the flattened tally (basis, intensity, result, hidden), -1 where the bases differ."""
-        code = np.arange(len(self.labels) * HIDDEN * CODES)
-        settings, bits, coin = code // CODES, code // 2 % LIGHT, code % 2
-        clicked = np.where(bits & KEPT, bits & DOUBLE, 0)
-        outcome = np.where(clicked == DOUBLE, DOUBLE + coin, clicked)
-        label = self.labels[settings // HIDDEN, outcome]
-        return np.where(label >= 0, label * HIDDEN + np.where(outcome > 0, settings % HIDDEN, 0), -1)
+        sums = self.sifting.sums(histogram, self._silent(lengths - meant))
+        return Drawn(np.array([gates]), *sums, stopped=stopped)
 
     def _silent(self, gates: np.ndarray) -> np.ndarray:
-        """Tally of gates in which nothing could click, by the block that they lie in."""
-        rng = host_generator(fold_name(self.stream, "silent"))
-        cells = _multinomials(rng, gates, self.weights[1])
-        label = self.labels[:, 0]
-        tally = np.zeros(2 * self.rows * HIDDEN, np.int64)
-        np.add.at(tally, label[label >= 0] * HIDDEN, cells[label >= 0])
-        return tally
+        """Number of gates in each cell among those in which nothing could click, given by the block that they lie in."""
+        return _multinomials(host_generator(fold_name(self.stream, "silent")), gates, self.weights[1])
 
     def _tables_of_all(self) -> Light:
         joint = np.asarray(joint_table(self.link, self.protocol, jax.tree.map(lambda leaf: leaf[0], self.states)))
@@ -367,7 +333,7 @@ class _Run:
 
     def _counted(self, candidates: Candidates, events: Events | None, whole: bool) -> Batch:
         """Histogram of a batch; with `whole` the record of its events."""
-        histogram, events, code = _codes(candidates.drawn, events, len(self.labels))
+        histogram, events, code = _codes(candidates.drawn, events, self.sifting.size)
         counted = np.array(histogram, dtype=np.int64)
         code = np.asarray(code)
         if self.memory.lifetimes.size:
@@ -424,9 +390,7 @@ class _Run:
 
     def _shifted(self, ends: State) -> State:
         """Where each lane begins, given where each ends."""
-        return jax.tree.map(
-            lambda own, leaf: np.concatenate([own, np.asarray(leaf)[..., :-1]], axis=-1), self.carry, ends
-        )
+        return jax.tree.map(lambda own, leaf: np.concatenate([own, np.asarray(leaf)[..., :-1]], axis=-1), self.carry, ends)
 
     def _most(self) -> int:
         """Events of a lane: its candidates and the releases that they bring, at most."""

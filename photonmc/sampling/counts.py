@@ -128,9 +128,7 @@ class _Law:
         live, clicking = self.tables[0], self.places.clicking
         if block_size_z is not None:
             stopping = self.places.detections_z
-            return draw_dead_time_until(
-                rng, live, self.blind, clicking, stopping, self.dead_gates, block_size_z, draws
-            )
+            return draw_dead_time_until(rng, live, self.blind, clicking, stopping, self.dead_gates, block_size_z, draws)
         assert pulses is not None
         if self.dead_gates == 0:
             return multinomial(rng, np.full(draws, pulses, dtype=np.int64), live)

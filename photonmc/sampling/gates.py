@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.detector.memory import Memory
+from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT
 
 LONG_AGO = -(1 << 60)
 """A gate before all memory."""
-CLICK_0, CLICK_1, KEPT = 1, 2, 4
-"""Bits of a gate: registered click of detector 0, of 1; the round counts."""
 
 
 class Detectors(NamedTuple):
@@ -43,15 +42,16 @@ def live_and_empty(memory: Memory) -> Detectors:
 
 @functools.partial(jax.jit, static_argnames="levels")
 def through_gates(
-    state: Detectors, first: Any, hits: Any, uniform: Any, memory: Memory, levels: bool
+    state: Detectors, first: Any, count: Any, hits: Any, uniform: Any, memory: Memory, levels: bool
 ) -> tuple[Detectors, Any]:
     """Pass through consecutive gates.
 
     Args:
         state: Before the first gate.
         first: Its index.
-        hits: Whether light or noise fires each detector, shape (gate, 2); with `levels` the relative efficiency above which it
-            does.
+        count: Number of gates; what the arrays hold beyond them is passed over.
+        hits: Whether light or noise fires each detector, shape (gate, 2); with `levels` the relative efficiency above which
+            it does.
         uniform: Random numbers in [0, 1), shape (gate, 2): a release comes where it is below the probability of one.
         memory: Of the detectors.
         levels: What `hits` holds.
@@ -94,6 +94,7 @@ def through_gates(
             jnp.where(clicks, gate, state.avalanche),
             jnp.where(clicks[:, None], loads, state.loads),
         )
+        after = jax.tree.map(lambda new, old: jnp.where(gate < first + count, new, old), after, state)
         return after, (clicks[0] * CLICK_0 + clicks[1] * CLICK_1 + kept * KEPT).astype(jnp.uint8)
 
     gates = first + jnp.arange(hits.shape[0], dtype=jnp.int64)

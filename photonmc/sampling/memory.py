@@ -1,8 +1,9 @@
 """Detector memory on candidate clicks: which of them register, and which afterpulses come between them.
 
-The state of the two detectors is carried from event to event along each lane, a segment of the timeline. Random words belong
-to gates, not to the order of work, so that a segment that is followed once more from another state agrees with the first time
-as soon as the states do: this is how segments are followed side by side although each begins where the one before it ends.
+The state of the two detectors is carried from event to event along each lane, a segment of the timeline. Random words
+belong to gates, not to the order of work, so that a segment that is followed once more from another state agrees with the
+first time as soon as the states do: this is how segments are followed side by side although each begins where the one
+before it ends.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from photonmc.detector.memory import Memory
 from photonmc.sampling.candidates import NEVER
+from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT, LIGHT
 from photonmc.sampling.philox import exponential, joined, minus_log, words_at
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 RELEASES = 8
 """Stream of random words by gate, of the first trap; the others follow."""
-CLICK_0, CLICK_1, KEPT, LIGHT = 1, 2, 4, 8
-"""Bits of an event: registered click of detector 0, of 1; the round counts; a candidate stands in this gate."""
 LONG_AGO = -(1 << 60)
 """A gate before all memory."""
 

@@ -1,4 +1,4 @@
-"""Philox 4x32, a counter-based random generator: words are a function of a key and a counter, in whatever order asked for."""
+"""Random numbers that belong to places, such as gates: a function of key and place, in whatever order they are asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from photonmc.words import philox4x32
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, UInt32
 
@@ -16,33 +18,12 @@ ROUNDS = 7
 """Rounds; 7 are the fewest that pass BigCrush, 10 the authors' standard variant."""
 
 
-def philox_4x32(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any], rounds: int = ROUNDS) -> tuple[Any, Any, Any, Any]:
-    """Four random words from a counter of four words under a key of two; all uint32, shapes broadcast; needs x64.
-
-    References:
-        Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", Proc. SC11 (2011), Sec. 4.3.
-    """
-    x0, x1, x2, x3 = counter
-    k0, k1 = key
-    for _ in range(rounds):
-        high_0, low_0 = _product(x0, 0xD2511F53)
-        high_1, low_1 = _product(x2, 0xCD9E8D57)
-        x0, x1, x2, x3 = high_1 ^ x1 ^ k0, low_1, high_0 ^ x3 ^ k1, low_0
-        k0, k1 = k0 + np.uint32(0x9E3779B9), k1 + np.uint32(0xBB67AE85)  # golden ratio and sqrt(3) - 1 times 2^32
-    return x0, x1, x2, x3
-
-
-def _product(word: Any, factor: int) -> tuple[Any, Any]:
-    product = word.astype(jnp.uint64) * np.uint64(factor)
-    return (product >> np.uint64(32)).astype(jnp.uint32), product.astype(jnp.uint32)
-
-
 def words_at(place: Any, stream: Any, key: UInt32[Array, " 2"]) -> tuple[Any, Any, Any, Any]:
     """Four words that belong to a place (an integer below 2^63) and a stream (a small integer) under a key."""
     place = place.astype(jnp.uint64)
     low, high = place.astype(jnp.uint32), (place >> np.uint64(32)).astype(jnp.uint32)
     stream = jnp.asarray(stream, jnp.uint32)
-    return philox_4x32((low, high, stream, jnp.zeros_like(stream)), (key[0], key[1]))
+    return philox4x32((low, high, stream, jnp.zeros_like(stream)), (key[0], key[1]), ROUNDS)
 
 
 def joined(high: Any, low: Any) -> Any:

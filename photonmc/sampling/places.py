@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import NO_CLICK, ChannelState
-from photonmc.sampling.pulses import HIDDEN
+from photonmc.sampling.codes import HIDDEN
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -1,48 +1,73 @@
 """Pulses sampler: every pulse is followed mechanism by mechanism. It never reads the outcome table.
 
-Slow, and the independent ground truth for everything else. Work is cut into chunks of a fixed number of pulses, each
-with its own random stream, so that results depend on seed, point and realization alone.
+The independent ground truth for everything else. Work is cut into chunks of a fixed number of pulses. The random words
+of a pulse depend on seed, point, realization, index of its chunk and place in it, so that results do not depend on how
+many chunks are played at once, nor on the device.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.contracts import NO_CLICK, ChannelState, Drawn
+from photonmc.contracts import NO_CLICK, Drawn, unwatched
+from photonmc.detector.memory import Memory
 from photonmc.random import fold_name
+from photonmc.sampling.chunks import CHUNK, Played, chunk_fates, play_chunk
+from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, HIDDEN, KEPT, Record, Sifting
+from photonmc.sampling.gates import live_and_empty, through_gates
+from photonmc.sampling.mechanisms import MARKS, Fates, unit
+from photonmc.sampling.parallel import in_order
+from photonmc.sampling.thresholds import Thresholds, thresholds_of
+from photonmc.sampling.trajectory import trajectory
+from photonmc.words import words_of_chunk
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
     from photonmc.link import Link
 
-CHUNK = 1 << 17
-"""Pulses of one chunk, drawn together [count]."""
-HIDDEN = 4
-"""Hidden classes: 0, 1, 2, 3 and more photons."""
 
+class Counting(NamedTuple):
+    """How settings and outcomes of a protocol become a tally, detectors without memory.
 
-@functools.partial(jax.jit, static_argnames="fixed_block")
-def _play_chunk(
-    key: Any, link: Link, protocol: Any, state: ChannelState, tails: Any, left: Any, missing_z: Any, fixed_block: bool
-) -> tuple[Any, Any]:
-    """Tally of one chunk, of at most `left` pulses, or up to the pulse that brings the last missing Z detection."""
-    label, hidden = protocol.play(key, link, state, tails, CHUNK)
-    rows = len(link.source.intensities) * 3
-    index = jnp.arange(CHUNK)
-    if fixed_block:
-        stops = (label >= 0) & (label < rows) & (label % 3 != NO_CLICK)
-        sent = (jnp.cumsum(stops) - stops) < missing_z  # pulses after the last missing detection are not sent
-    else:
-        sent = index < left
-    place = jnp.where(sent & (label >= 0), label * HIDDEN + hidden, 2 * rows * HIDDEN)
-    return sent.sum(), jnp.zeros(2 * rows * HIDDEN + 1, jnp.int32).at[place].add(1)[:-1]
+    Attributes:
+        place: Place of each (cell, marks) in the flattened tally (basis, intensity, result); -1 where it is not sifted.
+        intensities: Number of intensities.
+    """
+
+    place: np.ndarray
+    intensities: int
+
+    @classmethod
+    def of(cls, link: Link, protocol: Any) -> Counting:
+        """Outcomes in the order none, only 0, only 1, both read as 0, both read as 1; marks are bits of fired and bit."""
+        outcome = np.array([0, 1, 2, 3, 0, 1, 2, 4])
+        return cls(protocol.tally_labels(link)[:, outcome], len(link.source.intensities))
+
+    def sums(self, played: Played) -> tuple[np.ndarray, np.ndarray]:
+        """Tally (basis, intensity, hidden, result) of a chunk, and clicks of each detector."""
+        shape = (2, self.intensities, 3)
+        tally = np.zeros((*shape, HIDDEN), dtype=np.int64)
+        tally[:, :, NO_CLICK] = played.quiet[: 8 * self.intensities].reshape(2, self.intensities, HIDDEN)
+        fates = played.fates.reshape(-1, HIDDEN, MARKS)
+        sifted = self.place >= 0
+        np.add.at(tally.reshape(-1, HIDDEN), self.place[sifted], np.swapaxes(fates, 1, 2)[sifted])
+        by_mark = fates.sum(axis=(0, 1))
+        clicks = [by_mark[[mark for mark in range(MARKS) if mark >> detector & 1]].sum() for detector in (0, 1)]
+        return np.swapaxes(tally, -1, -2), np.array(clicks)
+
+    def z_detections(self, played: Played) -> np.ndarray:
+        """Positions of the sifted Z detections of a chunk, rising."""
+        codes = np.asarray(played.codes)[: played.busy]
+        place = self.place[codes // (HIDDEN * MARKS), codes % MARKS]
+        found = (place >= 0) & (place < 3 * self.intensities) & (place % 3 != NO_CLICK)
+        return np.asarray(played.positions)[: played.busy][found]
 
 
 def sample_pulses(
@@ -52,30 +77,151 @@ def sample_pulses(
     realizations: int,
     pulses: int | None,
     block_size_z: int | None,
+    generator: str = "philox4x32",
+    listener: Callable[[Record], None] | None = None,
+    watch: Callable[[float], bool] = unwatched,
 ) -> Iterator[Drawn]:
-    """Realizations of a block, one at a time; see `photonmc.sampling.counts.draw_tally` for what each holds."""
-    tails = link.source.photon_number_tails()
+    """Realizations of a block, one at a time; needs x64.
+
+    Args:
+        key: Key of the point.
+        link: Source, channel and receiver, concrete values only.
+        protocol: Protocol model.
+        realizations: Independent blocks.
+        pulses: Pulses of each block, or None.
+        block_size_z: Sifted Z detections at which each block stops, or None; for a channel that never changes.
+        generator: Name of the random number generator, see `photonmc.words.GENERATORS`.
+        listener: Is given the registered clicks of each chunk, in the order of gates.
+        watch: Is told how many pulses were played, and says whether to stop.
+    """
     stream = fold_name(key, "pulses")
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the same state whatever device plays the pulses
-        state = jax.tree.map(lambda block: block[0], jax.device_get(link.draw(fold_name(key, "channel"), 1)))
-    shape = (2, len(link.source.intensities), 3, HIDDEN)
+    stretches = Stretches(key, link, protocol, pulses)
+    memory = link.receiver.memory(float(link.source.pulse_rate_hz))
     for realization in range(realizations):
-        block_key = jax.random.fold_in(stream, realization)
-        sent, tally, chunk = 0, np.zeros(shape, dtype=np.int64), 0
-        while True:
-            left = CHUNK if pulses is None else min(CHUNK, pulses - sent)
-            missing = 0 if block_size_z is None else block_size_z - int(tally[0, :, NO_CLICK + 1 :].sum())
-            if left <= 0 or (block_size_z is not None and missing <= 0):
-                break
-            played, counted = _play_chunk(
-                jax.random.fold_in(block_key, chunk),
-                link,
-                protocol,
-                state,
-                tails,
-                left,
-                missing,
-                block_size_z is not None,
+        words = functools.partial(words_of_chunk, generator, jax.random.fold_in(stream, realization))
+        if memory.none and listener is None:
+            drawn = _counted(words, stretches, Counting.of(link, protocol), block_size_z, watch)
+        else:
+            drawn = _followed(words, stretches, Sifting(link, protocol), memory, block_size_z, listener, watch)
+        yield drawn
+        if drawn.stopped:
+            return
+
+
+class Stretch(NamedTuple):
+    """Pulses played together: number of their chunk, first pulse, how many, and thresholds of the channel's state."""
+
+    chunk: int
+    first: int
+    pulses: int
+    thresholds: Thresholds
+
+
+class Stretches:
+    """The pulses of a run in chunks, none of which lies across a change of the channel."""
+
+    def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None) -> None:
+        self._link, self._protocol = link, protocol
+        self._lengths, self._states = trajectory(key, link, pulses)
+        self._tails = link.source.photon_number_tails()
+
+    def __iter__(self) -> Iterator[Stretch]:
+        chunk = first = 0
+        for block, length in enumerate(self._lengths.tolist()):
+            thresholds = self._thresholds(block)
+            for start in range(0, length, CHUNK):
+                pulses = min(CHUNK, length - start)
+                yield Stretch(chunk, first, pulses, thresholds)
+                chunk, first = chunk + 1, first + pulses
+
+    def _thresholds(self, block: int) -> Thresholds:
+        state = jax.tree.map(lambda leaf: leaf[block], self._states)
+        thresholds = thresholds_of(self._link, self._protocol, state, self._tails)
+        return jax.tree.map(jnp.asarray, thresholds)
+
+
+def _counted(
+    words: Callable[[int], Any],
+    stretches: Stretches,
+    counting: Counting,
+    block_size_z: int | None,
+    watch: Callable[[float], bool],
+) -> Drawn:
+    """One block of pulses that are independent of each other, counted chunk by chunk."""
+
+    def play(stretch: Stretch) -> tuple[Stretch, Played]:
+        return stretch, play_chunk(words(stretch.chunk), stretch.thresholds, stretch.pulses)
+
+    tally: Any = 0
+    clicks: Any = 0
+    sent, missing = 0, block_size_z
+    for stretch, played in in_order(play, ((stretch,) for stretch in stretches)):
+        if missing is not None:
+            positions = counting.z_detections(played)
+            if last := positions.size >= missing:
+                stretch, played = play(stretch._replace(pulses=int(positions[missing - 1]) + 1))
+            missing -= positions.size
+        counted, clicked = counting.sums(played)
+        tally, clicks, sent = tally + counted, clicks + clicked, sent + stretch.pulses
+        if missing is not None and last:
+            break
+        if watch(float(stretch.pulses)):
+            return Drawn(np.array([sent]), tally[None], clicks[None], stopped=True)
+    return Drawn(np.array([sent]), tally[None], clicks[None])
+
+
+def _followed(
+    words: Callable[[int], Any],
+    stretches: Stretches,
+    sifting: Sifting,
+    memory: Memory,
+    block_size_z: int | None,
+    listener: Callable[[Record], None] | None,
+    watch: Callable[[float], bool],
+) -> Drawn:
+    """One block, every pulse of it written down and, where detectors have a memory, passed through gate by gate."""
+
+    def play(stretch: Stretch) -> tuple[Stretch, Fates, Any]:
+        own = words(stretch.chunk)
+        uniform = None if memory.none else np.asarray(_uniforms(own, CHUNK))
+        return stretch, chunk_fates(own, stretch.thresholds, stretch.pulses, memory.recovers), uniform
+
+    state = live_and_empty(memory)
+    histogram, sent, stopped = np.zeros(sifting.size, np.int64), 0, False
+    for stretch, fates, uniform in in_order(play, ((stretch,) for stretch in stretches)):
+        if memory.none:
+            bits = fates.fired_0 * CLICK_0 + fates.fired_1 * CLICK_1
+            bits = bits + (bits > 0) * KEPT
+        else:
+            hits = np.stack(fates.levels or (fates.fired_0, fates.fired_1), axis=1)
+            padded = np.pad(hits, ((0, CHUNK - len(hits)), (0, 0)))
+            state, found = through_gates(
+                state, np.int64(stretch.first), np.int64(stretch.pulses), padded, uniform, memory, memory.recovers
             )
-            sent, tally, chunk = sent + int(played), tally + np.asarray(counted).reshape(shape), chunk + 1
-        yield Drawn(np.array([sent]), np.swapaxes(tally, -1, -2)[None], np.zeros((1, 2), np.int64))
+            bits = np.asarray(found)[: stretch.pulses].astype(np.int64)
+        settings = fates.cell.astype(np.int64) * HIDDEN + fates.photons
+        record = Record(stretch.first + np.arange(stretch.pulses), bits, settings * CODES + bits * 2 + fates.double_bit)
+        if block_size_z is not None:
+            missing = block_size_z - int(histogram[sifting.detected_z].sum())
+            reached = np.flatnonzero(np.cumsum(sifting.detected_z[record.code]) == missing)
+            record = record.first(int(reached[0]) + 1) if reached.size else record
+        histogram += np.bincount(record.code, minlength=histogram.size)
+        sent += record.code.size
+        if listener is not None:
+            listener(record.registered())
+        if block_size_z is not None and reached.size:
+            break
+        if stopped := watch(float(stretch.pulses)):
+            break
+    return Drawn(np.array([sent]), *sifting.sums(histogram), stopped=stopped)
+
+
+RELEASES = 3 << 30
+"""Group of random words that decide on releases of traps."""
+
+
+@functools.partial(jax.jit, static_argnames="pulses")
+def _uniforms(words: Any, pulses: int) -> Any:
+    """Random numbers in [0, 1) for both detectors in each gate of a chunk, shape (pulse, 2)."""
+    drawn = words(np.uint32(RELEASES), jax.lax.iota(jnp.uint32, pulses))
+    return jnp.stack([unit(drawn.first, drawn.second), unit(drawn.third, drawn.fourth)], axis=1)

@@ -31,6 +31,8 @@ class Run:
     """Sifted Z detections at which the block stops."""
     sampler: Literal["auto", "expected", "counts", "clicks", "pulses"] = static(default="auto")
     """Sampler; "auto" takes the cheapest exact one."""
+    generator: Literal["philox4x32", "threefry"] = static(default="philox4x32")
+    """Random words of the sampler "pulses"; "threefry" is slow, and checks the other."""
     realizations: Annotated[int, Range(1, 1_000_000)] = static(default=1)
     """Independent draws of the whole block."""
     pooling_error: Annotated[float, Range(0.0, 1.0)] = 1e-5
