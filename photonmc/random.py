@@ -65,11 +65,12 @@ def binomial(rng: np.random.Generator, trials: np.ndarray, probability: float | 
     trials = np.asarray(trials, dtype=np.int64)
     if trials.max(initial=0) <= MAX_TRIALS:
         return rng.binomial(trials, probability)
-    total = np.zeros_like(trials)
-    while np.any(trials > 0):
-        piece = np.minimum(trials, MAX_TRIALS)
-        total += rng.binomial(piece, probability)
-        trials = trials - piece
+    whole, rest = np.divmod(trials, MAX_TRIALS)
+    total = np.asarray(rng.binomial(rest, probability))
+    chances = np.broadcast_to(probability, trials.shape)
+    for index in np.ndindex(trials.shape):
+        if whole[index]:
+            total[index] += rng.binomial(MAX_TRIALS, chances[index], size=whole[index]).sum()
     return total
 
 

@@ -252,12 +252,11 @@ def test_lanes_are_one_sequence(name):
         assert run.plan.lanes > 1
         candidates = run._candidates(0)
         carry = run.carry
-        together = run._remembered(candidates)
+        (together,) = run._remembered([candidates])
         for lane in range(run.plan.lanes):
-            alone = jax.tree.map(lambda leaf, lane=lane: leaf[:, lane : lane + 1], candidates.drawn)
-            one = candidates._replace(drawn=alone, stop=candidates.stop[lane : lane + 1])
-            carry, events, done = run._follow(one, carry, np.zeros(1, np.int32), 4 * run._most())
-            assert done
+            alone = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane : lane + 1], candidates.drawn)
+            edges = {name: getattr(candidates, name)[lane : lane + 1] for name in ("start", "stop")}
+            carry, events = run._follow(candidates._replace(drawn=alone, **edges), carry, np.zeros(1, np.int32))
             ours = (np.asarray(together.gate)[:, lane], np.asarray(together.bits)[:, lane])
             theirs = (np.asarray(events.gate)[:, 0], np.asarray(events.bits)[:, 0])
             for mine, other in zip(ours, theirs, strict=True):

@@ -64,7 +64,7 @@ def test_few_or_rough_states_are_evaluated(tables_of):
     states = np.stack([generator(1).random(512), np.zeros(512), np.zeros(512)], axis=1)
     index = np.array([3, 500, 3])
     few = interpolate(tables_of, np.full(512, 10**6), states)
-    assert few.error == 0.0 and few.tables(states[:0]).shape == (0, 172)
+    assert few.error == 0.0 and few.tables(states[:0]).shape == (0, 154)
     np.testing.assert_array_equal(few.tables(states[index]), evaluated(tables_of, states)[index])
 
     def step(states):

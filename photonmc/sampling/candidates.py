@@ -26,10 +26,14 @@ GAPS, OUTCOMES = 0, 1
 """Streams of random words, by segment and step: of gap and settings, and of the outcome where that is drawn apart."""
 
 
+PLACES = 1 << 24
+"""Jumps that a segment may have."""
+
+
 def places(first_segment: Any, steps: int, lanes: int) -> Any:
     """Name of each jump of a batch, by which its random words are found, shape (step, lane)."""
     segment = first_segment + jnp.arange(lanes, dtype=jnp.int64)
-    return segment[None, :] * (1 << 24) + jnp.arange(steps, dtype=jnp.int64)[:, None]
+    return segment[None, :] * PLACES + jnp.arange(steps, dtype=jnp.int64)[:, None]
 
 
 class Blocks(NamedTuple):
@@ -50,8 +54,8 @@ def blocks_of(lengths: np.ndarray, probability: np.ndarray) -> Blocks:
         return Blocks(np.cumsum(lengths), np.where(probability < 1.0, -1.0 / np.log1p(-np.minimum(probability, 1.0)), 0.0))
 
 
-SHAPES = ((8, 256), (64, 256), (1024, 256), (1024, 1024), (128, 1 << 13), (16, 1 << 16), (1, 1 << 20))
-"""Lanes and jumps of a batch, from short runs to long ones and on to long memories: about a million candidates in each."""
+SHAPES = ((8, 256), (64, 256), (512, 256), (512, 1024), (64, 1 << 13), (8, 1 << 16), (1, 1 << 19))
+"""Lanes and jumps of a batch, from short runs to long ones and on to long memories: about half a million candidates in each."""
 
 
 def shape_of(total: float, least: float) -> tuple[int, int]:
@@ -63,7 +67,7 @@ def shape_of(total: float, least: float) -> tuple[int, int]:
     """
     long_enough = [shape for shape in SHAPES if shape[1] >= least] or [SHAPES[-1]]
     whole = [shape for shape in long_enough if shape[0] * shape[1] >= total]
-    return whole[0] if whole else next((s for s in long_enough if s[0] * s[1] >= 1 << 20), SHAPES[-1])
+    return whole[0] if whole else next((s for s in long_enough if s[0] * s[1] >= 1 << 19), SHAPES[-1])
 
 
 class Plan:

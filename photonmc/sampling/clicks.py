@@ -8,6 +8,7 @@ happened are drawn in one go at the end.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,13 +20,26 @@ import numpy as np
 from photonmc.contracts import ChannelState, Drawn, unwatched
 from photonmc.detector.memory import Memory
 from photonmc.random import fold_name, host_generator, multinomial
-from photonmc.sampling.candidates import NEVER, OUTCOMES, Blocks, Plan, blocks_of, draw_candidates, places
+from photonmc.sampling.candidates import NEVER, OUTCOMES, PLACES, Blocks, Plan, blocks_of, draw_candidates, places
 from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, DOUBLE, HIDDEN, KEPT, LIGHT, Record, Sifting
 from photonmc.sampling.light import OUTCOMES as OUTCOMES_OF_A_GATE
 from photonmc.sampling.light import Alias, alias_table, cell_weights, drawn_cell, drawn_mark, joint_table, look_up
 from photonmc.sampling.memory import Events, State, follow, fresh, reach
-from photonmc.sampling.parallel import in_order
+from photonmc.sampling.parallel import in_order, processors
 from photonmc.sampling.philox import joined, words_at
+from photonmc.sampling.plain_memory import (
+    BEFORE,
+    FAR,
+    OWN,
+    as_events,
+    candidates_in,
+    comes,
+    drawn_delays,
+    fits,
+    follow_plainly,
+    is_plain,
+    packed_candidates,
+)
 from photonmc.sampling.trajectory import trajectory
 
 if TYPE_CHECKING:
@@ -37,6 +51,8 @@ SILENT, MARKS = 2, 3
 """Streams of random words by gate: settings of silent gates, outcomes of recovering detectors."""
 CELL = HIDDEN * OUTCOMES_OF_A_GATE
 """Categories of one cell."""
+GENERAL, RECOVERING, PLAIN, NARROW = "general", "recovering", "plain", "narrow"
+"""Kinds of memory: any, with efficiencies that recover, and that of `photonmc.sampling.plain_memory` in 64 and 32 bits."""
 NOT_YET, NOTHING = -1, -2
 """Codes that are none; see `_codes`."""
 
@@ -45,15 +61,17 @@ class Candidates(NamedTuple):
     """Candidates of a batch.
 
     Attributes:
-        drawn: Gates, blocks and categories.
+        drawn: Gates, blocks, categories and delays.
         common: What else kernels read.
-        stop: First gate after each lane.
+        start: First gate of each lane.
+        stop: First gate after it.
         lanes: Lanes that hold a segment; the last batch may not fill all.
         first: Block of the first gate.
     """
 
     drawn: Any
     common: Any
+    start: np.ndarray
     stop: np.ndarray
     lanes: int
     first: int
@@ -120,23 +138,30 @@ def _of_silent(link: Any, protocol: Any, light: Light, gate: Any, blocks: Blocks
     return cell, drawn_mark(link, protocol, state, cell, _uniform(joined(c, d)), False) // OUTCOMES_OF_A_GATE, coin
 
 
-@functools.partial(jax.jit, static_argnames=("lanes", "steps", "late"))
+@functools.partial(jax.jit, static_argnames=("lanes", "steps", "kind"))
 def _candidates(
     key: Any,
     link: Any,
     protocol: Any,
     light: Light,
     blocks: Blocks,
+    memory: Memory,
     segment: Any,
     edges: Any,
     lanes: int,
     steps: int,
-    late: bool,
+    kind: str,
 ) -> tuple[Any, ...]:
-    """Gates of a batch of candidates with their blocks and categories; and whether all segments were finished."""
+    """Gates of a batch of candidates with their blocks, categories and delays; and whether all segments were finished."""
     gates, block, word, done = draw_candidates(key, segment, *edges, blocks, lanes, steps)
-    category = _of_candidates(link, protocol, light, word, places(segment, steps, lanes), block, key, late)
-    return gates, block, category.astype(jnp.int32), done
+    place = places(segment, steps, lanes)
+    category = _of_candidates(link, protocol, light, word, place, block, key, kind == RECOVERING)
+    category, delays = category.astype(jnp.int32), None
+    if kind in (PLAIN, NARROW):
+        gates = packed_candidates(gates, _fired(category, True), edges[0], kind == NARROW)
+        if memory.lifetimes.size:
+            delays = jnp.stack([comes(key, place, stream, memory) for stream in (OWN, BEFORE)])
+    return gates, block, category, delays, done
 
 
 def _fired(category: Any, there: Any) -> Any:
@@ -160,7 +185,7 @@ def _follow(
     late: bool,
 ) -> Any:
     """Memory of the detectors on a batch of candidates."""
-    gates, block, category = drawn
+    gates, block, category, _ = drawn
     last = gates.shape[0] - 1
     lane = jnp.arange(gates.shape[1])
 
@@ -179,13 +204,21 @@ def _follow(
     return follow(state, gates, first, stop, key, memory, most, hits)
 
 
+@functools.partial(jax.jit, static_argnames="most")
+def _follow_plainly(key: Any, drawn: Any, state: State, first: Any, start: Any, stop: Any, memory: Memory, most: int) -> Any:
+    """The same for the commonest receivers."""
+    packed, _, category, delays = drawn
+    state, *events, done = follow_plainly(state, packed, delays, first, start, stop, key, memory, most)
+    return state, as_events(start, *events, category), done
+
+
 @functools.partial(jax.jit, static_argnames="size")
 def _codes(drawn: Any, events: Events | None, size: int) -> tuple[Any, Events, Any]:
     """Histogram of a batch's events over (cell, hidden class, bits, coin), the events, and the code of each.
 
     The code is `NOT_YET` where settings or coin do not come from a candidate, and `NOTHING` where nothing happened.
     """
-    gates, _, category = drawn
+    gates, _, category, _ = drawn
     if events is None:  # without memory the candidates are the registered clicks
         there = (gates >= 0) & (gates < NEVER)
         fired = _fired(category, there)
@@ -218,7 +251,6 @@ class _Run:
         self.link, self.protocol = link, protocol
         self.states = jax.tree.map(np.asarray, states)
         self.memory = link.receiver.memory(float(link.source.pulse_rate_hz))
-        self.late = self.memory.recovers
         self.weights = tuple(map(np.asarray, cell_weights(link, protocol, states)))
         probability = np.minimum(self.weights[0].sum(axis=1), 1.0)
         self.blocks, self.lengths = blocks_of(lengths, probability), lengths
@@ -227,7 +259,13 @@ class _Run:
         in_z = (label >= 0) & (label < 3 * len(link.source.intensities))
         gain = max(self.weights[0][0, in_z].sum(), 1e-300)
         self.plan = Plan(lengths, probability, reach(self.memory), None if block_size_z is None else block_size_z / gain)
-        one = len(lengths) == 1 and not self.late
+        widest = math.ceil(lengths.sum() / self.plan.segments) if len(lengths) == 1 else int(FAR[True])
+        self.kind = GENERAL
+        if self.memory.recovers:
+            self.kind = RECOVERING
+        elif not self.memory.none and is_plain(self.memory):
+            self.kind = NARROW if fits(widest + 1, self.memory) else PLAIN
+        one = len(lengths) == 1 and self.kind != RECOVERING
         self.tables = self._tables_of_all() if one else None
 
     def begin(self, key: Any) -> None:
@@ -314,8 +352,10 @@ class _Run:
         if self.memory.none:
             yield from in_order(lambda index: self._counted(self._candidates(index), None, whole), jobs)
             return
-        for candidates in in_order(self._candidates, jobs):
-            yield self._counted(candidates, self._remembered(candidates), whole)
+        ahead = in_order(self._candidates, jobs)
+        while group := list(itertools.islice(ahead, processors())):
+            pairs = zip(group, self._remembered(group), strict=True)
+            yield from in_order(lambda candidates, events: self._counted(candidates, events, whole), pairs)
 
     def _candidates(self, index: int) -> Candidates:
         """Candidates of a batch."""
@@ -324,12 +364,15 @@ class _Run:
         last = int(min(np.searchsorted(self.blocks.ends, stop[-1] - 1, side="right"), len(self.blocks.ends) - 1))
         common = self.key, self.link, self.protocol, self._light(first, last)
         lanes, steps, done = self.plan.lanes, self.plan.steps, False
+        edges = start, stop, block
         while not done:
-            *drawn, done = _candidates(
-                *common, self.blocks, np.int64(index * lanes), (start, stop, block), lanes, steps, self.late
-            )
+            segment = np.int64(index * lanes)
+            *drawn, done = _candidates(*common, self.blocks, self.memory, segment, edges, lanes, steps, self.kind)
             steps *= 2
-        return Candidates(tuple(drawn), common, stop, max(1, int((stop > start).sum())), first)
+        if drawn[-1] is not None:
+            first_place = index * lanes * PLACES
+            drawn[-1] = drawn_delays(self.key, first_place, np.asarray(drawn[-1]), self.memory, self.kind == NARROW)
+        return Candidates(tuple(drawn), common, start, stop, max(1, int((stop > start).sum())), first)
 
     def _counted(self, candidates: Candidates, events: Events | None, whole: bool) -> Batch:
         """Histogram of a batch; with `whole` the record of its events."""
@@ -356,41 +399,60 @@ class _Run:
         filled[:, : gate.size] = gate, bits, category
         return np.asarray(_late_codes(*candidates.common, self.blocks, *filled))[: gate.size]
 
-    def _remembered(self, candidates: Candidates) -> Events:
-        """Events of a batch, every lane from where the one before it ends.
+    def _remembered(self, group: list[Candidates]) -> list[Events]:
+        """Events of consecutive batches, every lane from where the one before it ends.
 
         Each lane is first followed over its last candidates from live detectors, which mostly forget that they were; what
         comes out begins the next lane. All lanes are then followed in full, and once more from the ends so found if any of
         those differs from what the next lane began with, until none does: then all of them are true, by induction from the
         first lane.
         """
-        lanes, most, used = self.plan.lanes, self._most(), candidates.lanes
-        starts = self.carry
-        zeros = np.zeros(lanes, np.int32)
-        if lanes > 1:
-            number = np.asarray((candidates.drawn[0] < NEVER).sum(axis=0))
-            first = np.maximum(number - WARM_UP, 0).astype(np.int32)
-            ends, _, _ = self._follow(candidates, fresh(lanes, self.memory), first, most)
-            starts = self._shifted(ends)
-        while True:
-            ends, events, done = self._follow(candidates, starts, zeros, most)
-            if not done:
-                most *= 2
-                continue
-            wanted = self._shifted(ends)
-            pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(starts), strict=True)
-            if all(np.array_equal(new[..., :used], old[..., :used]) for new, old in pairs):
-                break
+        lanes = self.plan.lanes
+        guessed = list(in_order(self._guess, ((candidates,) for candidates in group)))
+        starts = self._shifted(group, guessed)
+        ends: list[Any] = [None] * len(group)
+        events: list[Any] = [None] * len(group)
+        changed = list(range(len(group)))
+        while changed:
+            jobs = ((group[number], starts[number], np.zeros(lanes, np.int32)) for number in changed)
+            for number, (end, found) in zip(changed, in_order(self._follow, jobs), strict=True):
+                ends[number], events[number] = end, found
+            wanted = self._shifted(group, ends)
+            changed = [n for n, one in enumerate(group) if not _same(wanted[n], starts[n], one.lanes)]
             starts = wanted
-        self.carry = jax.tree.map(lambda leaf: np.asarray(leaf)[..., used - 1 : used], ends)
+        used = group[-1].lanes
+        self.carry = jax.tree.map(lambda leaf: leaf[..., used - 1 : used], ends[-1])
         return events
 
-    def _follow(self, candidates: Candidates, state: State, first: np.ndarray, most: int) -> Any:
-        return _follow(*candidates.common, candidates.drawn, state, first, candidates.stop, self.memory, most, self.late)
+    def _guess(self, candidates: Candidates) -> State:
+        """State at the end of each lane, from its last candidates."""
+        gates = candidates.drawn[0]
+        plain = self.kind in (PLAIN, NARROW)
+        number = np.asarray(candidates_in(gates, self.kind == NARROW) if plain else (gates < NEVER).sum(axis=0))
+        first = np.maximum(number - WARM_UP, 0).astype(np.int32)
+        return self._follow(candidates, fresh(self.plan.lanes, self.memory), first)[0]
 
-    def _shifted(self, ends: State) -> State:
+    def _follow(self, candidates: Candidates, state: State, first: np.ndarray) -> tuple[State, Events]:
+        """Follow all lanes of a batch from their candidates `first` on."""
+        most, done = self._most(), False
+        while not done:
+            ends, events, done = self._follow_some(candidates, state, first, most)
+            most *= 2
+        return jax.tree.map(np.asarray, ends), events
+
+    def _follow_some(self, candidates: Candidates, state: State, first: np.ndarray, most: int) -> Any:
+        drawn, start, stop = candidates.drawn, candidates.start, candidates.stop
+        if self.kind in (PLAIN, NARROW):
+            return _follow_plainly(self.key, drawn, state, first, start, stop, self.memory, most)
+        return _follow(*candidates.common, drawn, state, first, stop, self.memory, most, self.kind == RECOVERING)
+
+    def _shifted(self, group: list[Candidates], ends: list[State]) -> list[State]:
         """Where each lane begins, given where each ends."""
-        return jax.tree.map(lambda own, leaf: np.concatenate([own, np.asarray(leaf)[..., :-1]], axis=-1), self.carry, ends)
+        starts, before = [], self.carry
+        for one, end in zip(group, ends, strict=True):
+            starts.append(jax.tree.map(lambda own, leaf: np.concatenate([own, leaf[..., :-1]], axis=-1), before, end))
+            before = jax.tree.map(lambda leaf, last=one.lanes: leaf[..., last - 1 : last], end)
+        return starts
 
     def _most(self) -> int:
         """Events of a lane: its candidates and the releases that they bring, at most."""
@@ -412,6 +474,12 @@ def _multinomials(rng: np.random.Generator, trials: np.ndarray, weights: np.ndar
         drawn = rng.binomial(left, np.clip(share, 0.0, 1.0)) if index < weights.shape[1] - 1 else left
         total[index], left = drawn.sum(), left - drawn
     return total
+
+
+def _same(one: State, other: State, lanes: int) -> bool:
+    """Whether the states of the first lanes are the same."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a[..., :lanes], b[..., :lanes]) for a, b in pairs)
 
 
 WARM_UP = 96

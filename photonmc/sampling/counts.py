@@ -84,7 +84,7 @@ def sample_counts(
         watch: Is told how many pulses were drawn, and says whether to stop.
     """
     stream = fold_name(key, "counts")
-    law = _Law(key, link, protocol, pulses, pooling_error)
+    law = Law(key, link, protocol, pulses, pooling_error)
     for chunk, start in enumerate(range(0, realizations, CHUNK)):
         rng = host_generator(jax.random.fold_in(stream, chunk))
         counts = law.draw(rng, min(CHUNK, realizations - start), pulses, block_size_z)
@@ -95,7 +95,7 @@ def sample_counts(
             return
 
 
-class _Law:
+class Law:
     """What the counts of a block are drawn from: one table of places, or one a block of the channel or a bin of blocks."""
 
     def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None, pooling_error: float) -> None:
@@ -114,7 +114,9 @@ class _Law:
         if len(lengths) == 1:
             self.tables, self.lengths = tables(values), lengths
             one = jax.tree.map(lambda leaf: leaf[0], states)
-            self.blind = np.asarray(blind_probabilities(link, protocol, one, self.places))
+            self.blind = self.tables[0]
+            if self.dead_gates > 0:
+                self.blind = np.asarray(blind_probabilities(link, protocol, one, self.places))
         else:
             assert memory.none
             interpolated = interpolate(tables, lengths, values, 0.01 * pooling_error)
@@ -130,8 +132,6 @@ class _Law:
             stopping = self.places.detections_z
             return draw_dead_time_until(rng, live, self.blind, clicking, stopping, self.dead_gates, block_size_z, draws)
         assert pulses is not None
-        if self.dead_gates == 0:
-            return multinomial(rng, np.full(draws, pulses, dtype=np.int64), live)
         return draw_dead_time(rng, live, self.blind, clicking, self.dead_gates, pulses, draws)
 
 

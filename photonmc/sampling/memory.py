@@ -81,36 +81,17 @@ def forgotten(state: State, gate: Any, memory: Memory) -> State:
     )
 
 
-def _delay(exponents: Any, left: Any, lifetimes: Any) -> Any:
+def delay_of(exponents: Any, left: Any, lifetimes: Any) -> Any:
     """Time from the end of a dead time to the first release, of which `left` are still to come on average; else infinite."""
     comes = exponents < left
     share = jnp.where(comes, exponents / jnp.where(comes, left, 1.0), 0.0)
     return jnp.where(comes, lifetimes * minus_log(1.0 - share), jnp.inf)
 
 
-def _filled(gate: Any, delay: Any, dead_time: Any, dead_gates: Any) -> Any:
+def filled(gate: Any, delay: Any, dead_time: Any, dead_gates: Any) -> Any:
     """Gate that a release fills: the first at or after it (theory 6.3, Eq. (34)); the dead time began at `gate`."""
     gates = jnp.maximum(jnp.ceil(dead_time + delay), (dead_gates + 1).astype(float))
     return jnp.where(jnp.isfinite(delay), gate + jnp.minimum(gates, 2.0**60).astype(jnp.int64), NEVER)
-
-
-def _of_one_trap(state: State, gate: Any, clicks: Any, key: Any, memory: Memory) -> State:
-    """A single trap that each avalanche fills anew, dead times that begin with an avalanche and nothing else.
-
-    The quick way through what `_of_any_traps` does in general: only a detector that clicks draws, and two seldom do at once.
-    """
-    one = clicks[1].astype(jnp.int32)
-    high, low, _, _ = words_at(gate, RELEASES, key)
-    delay = _delay(exponential(joined(high, low)), memory.releases[one, 0], memory.lifetimes[0])
-    drawn = _filled(gate, delay, memory.dead_time[one], memory.dead_gates[one])
-
-    def other(_: Any) -> Any:
-        *_, high, low = words_at(gate, RELEASES, key)
-        delay = _delay(exponential(joined(high, low)), memory.releases[0, 0], memory.lifetimes[0])
-        return jnp.where(clicks[1], _filled(gate, delay, memory.dead_time[0], memory.dead_gates[0]), drawn)
-
-    of_0 = jax.lax.cond((clicks[0] & clicks[1]).any(), other, lambda _: drawn, None)
-    return state._replace(release=jnp.where(clicks, jnp.stack([of_0, drawn]), state.release))
 
 
 def _of_any_traps(state: State, gate: Any, clicks: Any, blinded: Any, key: Any, memory: Memory) -> State:
@@ -125,8 +106,8 @@ def _of_any_traps(state: State, gate: Any, clicks: Any, blinded: Any, key: Any, 
     left = loads * jnp.exp(-(gate - avalanche).astype(float)[:, None] / lifetimes)
     words = [words_at(gate, RELEASES + trap, key) for trap in range(memory.lifetimes.size)]
     pairs = [[joined(a, b) for a, b, _, _ in words], [joined(c, d) for _, _, c, d in words]]
-    delay = _delay(exponential(jnp.stack([jnp.stack(pair) for pair in pairs])), left, lifetimes).min(axis=1)
-    drawn = _filled(gate, delay, memory.dead_time[:, None], memory.dead_gates[:, None])
+    delay = delay_of(exponential(jnp.stack([jnp.stack(pair) for pair in pairs])), left, lifetimes).min(axis=1)
+    drawn = filled(gate, delay, memory.dead_time[:, None], memory.dead_gates[:, None])
     # a release within the new dead time is lost, the next one after it is drawn; a later one stands
     lost = blinded & (state.release <= gate + memory.dead_gates[:, None])
     return state._replace(avalanche=avalanche, release=jnp.where(clicks | lost, drawn, state.release), loads=loads)
@@ -160,9 +141,7 @@ def advance(
     kept = anyone & live.all(axis=0) if memory.policy == "all_live" else anyone
     bits = clicks[0] * CLICK_0 + clicks[1] * CLICK_1 + kept * KEPT
     new = state._replace(blinded=jnp.where(blinded, gate, state.blinded))
-    if memory.lifetimes.size == 1 and not (memory.keeps_all or memory.paralyzable or memory.policy == "blank_all"):
-        new = _of_one_trap(new, gate, clicks, key, memory)
-    elif memory.lifetimes.size:
+    if memory.lifetimes.size:
         new = _of_any_traps(new, gate, clicks, blinded, key, memory)
     return new, bits.astype(jnp.uint8), category
 

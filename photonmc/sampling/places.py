@@ -1,9 +1,9 @@
 """Places: what one pulse can leave behind, as far as anybody counts it.
 
 A pulse adds one to at most one place of the tally and clicks in no, one or both detectors. All combinations of settings,
-hidden class and outcome that add the same are one place here, so that a sampler draws few categories: 7 for each basis,
-intensity and hidden class (no click; right or wrong, by which detectors clicked) and 4 for everything that is not
-sifted, 172 for three intensities instead of 480 combinations.
+hidden class and outcome that add the same are one place here, so that a sampler draws few categories: one without click
+for each basis and intensity, 6 with one for each hidden class of those (right or wrong, by which detectors clicked) and 4
+for everything that is not sifted, 154 for three intensities instead of 480 combinations.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def places_of(link: Link, protocol: Any) -> Places:
     labels = protocol.tally_labels(link)[:, None, :]  # over (basis, intensity, result)
     results = 3
     hidden = np.arange(HIDDEN)[:, None]
+    hidden = np.where(labels % results == NO_CLICK, 0, hidden)  # nobody asks for the photons of a silent pulse
     by_hidden = (labels // results * HIDDEN + hidden) * results + labels % results
     place = np.where(labels >= 0, by_hidden, -1)
     clicks = np.broadcast_to(np.array(OUTCOME_CLICKS), (*place.shape, 2))
