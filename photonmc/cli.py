@@ -255,8 +255,24 @@ def _deliver(result: Result, out: list[Path], force: bool, as_json: bool) -> Non
     print(result.to_json() if as_json else result)
 
 
+def _keep_compiled_kernels() -> None:
+    """Let jax keep what it compiles from one command to the next, unless the environment says where or forbids it."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")
+    folder = Path(home) / "photonmc" / "jax"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if writable:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    _keep_compiled_kernels()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED[1]))  # so that files half written are removed
     try:
         code = _exit_code(sys.argv[1:] if arguments is None else arguments)

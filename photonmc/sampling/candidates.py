@@ -55,7 +55,7 @@ def blocks_of(lengths: np.ndarray, probability: np.ndarray) -> Blocks:
 
 
 SHAPES = ((8, 256), (64, 256), (512, 256), (512, 1024), (64, 1 << 13), (8, 1 << 16), (1, 1 << 19))
-"""Lanes and jumps of a batch, from short runs to long ones and on to long memories: about half a million candidates in each."""
+"""Lanes and jumps of a batch, from short runs to long ones (half a million candidates) and on to long memories."""
 
 
 def shape_of(total: float, least: float) -> tuple[int, int]:

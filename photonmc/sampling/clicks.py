@@ -208,8 +208,8 @@ def _follow(
 def _follow_plainly(key: Any, drawn: Any, state: State, first: Any, start: Any, stop: Any, memory: Memory, most: int) -> Any:
     """The same for the commonest receivers."""
     packed, _, category, delays = drawn
-    state, *events, done = follow_plainly(state, packed, delays, first, start, stop, key, memory, most)
-    return state, as_events(start, *events, category), done
+    state, gate, bits, index, done = follow_plainly(state, packed, delays, first, start, stop, key, memory, most)
+    return state, as_events(start, gate, bits, index, category), done
 
 
 @functools.partial(jax.jit, static_argnames="size")

@@ -86,7 +86,7 @@ def _gates_to_release(word: Any, memory: Memory, narrow: bool) -> Any:
 
 def follow_plainly(
     state: State, packed: Any, delays: Any, first: Any, start: Any, stop: Any, key: Any, memory: Memory, most: int
-) -> tuple[State, Any, Any, Any]:
+) -> tuple[State, Any, Any, Any, Any]:
     """Follow each lane from its candidate `first` to its end.
 
     Args:
