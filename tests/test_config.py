@@ -130,7 +130,7 @@ def test_sections_that_are_none(section, value):
 def test_configs_load_resolve_and_fit_the_schema(path):
     study = pm.load_config(path)
     text = config.resolved_toml(study)
-    assert config.study_from_tree(tomllib.loads(text)) == study
+    assert config.study_from_tree(tomllib.loads(text), folder=path.parent) == study
     for data in (tomllib.loads(path.read_text()), tomllib.loads(text)):
         jsonschema.Draft202012Validator(schema.json_schema()).validate(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,37 +84,42 @@ def test_filter_agrees_with_fates(name):
         assert (~quiet).sum() < 1.2 * (fates.fired_0 | fates.fired_1).sum()
 
 
+@record
 class Given:
     """Words that make the four numbers of one pulse equal to given ones."""
 
-    def __init__(self, choice, source, first, dark):
-        self.numbers = [np.uint64(min(number, ONE - 1)) for number in (choice, source, first, dark)]
+    numbers: Any
 
     def __call__(self, group, position):
-        head = [int(number) >> 47 for number in self.numbers]
-        middle = [int(number) >> 15 & 0xFFFFFFFF for number in self.numbers]
-        last = [(int(number) & 0x7FFF) << 1 for number in self.numbers]
+        u64 = np.uint64
+        head, middle = self.numbers >> u64(47), self.numbers >> u64(15) & u64(0xFFFFFFFF)
+        last = (self.numbers & u64(0x7FFF)) << u64(1)
         if not isinstance(group, int):
-            words = (0xFFFFFFFF,) * 4  # to detector 0 whenever it can; no further photon
+            words = (u64(0xFFFFFFFF),) * 4  # to detector 0 whenever it can; no further photon
         elif group == 0:
-            words = (head[0] << 16 | head[1], head[2] << 16 | head[3]) * 2
+            words = (head[0] << u64(16) | head[1], head[2] << u64(16) | head[3]) * 2
         elif group == 1:
-            words = (middle[0], middle[1], last[0] << 16 | last[1], 0)
+            words = (middle[0], middle[1], last[0] << u64(16) | last[1], u64(0))
         else:
-            words = (middle[2], middle[3], last[2] << 16 | last[3], 0)
-        return FourWords(*(np.full(position.shape, word, np.uint32) for word in words))
+            words = (middle[2], middle[3], last[2] << u64(16) | last[3], u64(0))
+        return FourWords(*(jnp.full(position.shape, word).astype(jnp.uint32) for word in words))
 
 
 NEVER = ONE - 1
 """A number that decides against everything but what is certain."""
 
 
+_follow = jax.jit(lambda words, t: follow(words, t, np.zeros(2, np.uint32)))
+_quiet = jax.jit(lambda words, t: chunks.quiet(words, t, 2, 2))
+
+
 def fate(t, choice=0, source=NEVER, first=NEVER, dark=NEVER):
     """Intensity, Alice's basis, Bob's basis, photon class, fired; and whether the filter lets the pulse through."""
-    words, t = Given(choice, source, first, dark), jax.tree.map(jnp.asarray, t)
-    fates = follow(words, t, np.zeros(2, np.uint32))
+    numbers = [min(number, ONE - 1) for number in (choice, source, first, dark)]
+    words, t = Given(np.array(numbers, np.uint64)), jax.tree.map(jnp.asarray, t)
+    fates = _follow(words, t)
     intensity, alice, _, bob = settings(int(fates.cell[0]))
-    label = int(chunks.quiet(words, t, 2, 2)[0]) & 0xFF
+    label = int(_quiet(words, t)[0]) & 0xFF
     seen = intensity, alice, bob, int(fates.photons[0]), bool(fates.fired_0[0]), bool(fates.fired_1[0])
     return seen, label == busy_label(2)
 

@@ -198,16 +198,16 @@ def test_control_characters_and_long_lists_do_not_reach_the_terminal(cli, tmp_pa
     assert code == 2 and "\x1b" not in err and len(err.splitlines()) < 120 and "more" in err
 
 
-def stopped(number, *options, wait=8.0):
+def stopped(number, *options):
+    """Exit code, output and stderr of a run that is sent a signal when it first tells of its progress."""
     arguments = ["run", str(FIBER), "--set", "run.pulses=1e15", *map(str, options)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "photonmc", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    time.sleep(wait)
+    command = [sys.executable, "-m", "photonmc", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    progress = process.stderr.readline()
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err
-    return process.returncode, out, err
+    return process.returncode, out, progress + err
 
 
 def test_terminated_runs_leave_nothing(tmp_path):
@@ -223,7 +223,7 @@ def test_ctrl_c_keeps_what_was_sampled(tmp_path, sampler):
     tags = tmp_path / "t.parquet"
     jitter = ["--set", "receiver.timing_jitter_ps=100", "--set", "channel.length_km=150"]
     late = ["--set", "source.pulse_rate_hz=1e10"]  # 1e15 pulses within the 107 days that 64 bits of picoseconds hold
-    code, out, err = stopped(signal.SIGINT, "--sampler", sampler, "--json", "--time-tags", tags, *jitter, *late, wait=15.0)
+    code, out, err = stopped(signal.SIGINT, "--sampler", sampler, "--json", "--time-tags", tags, *jitter, *late)
     point = json.loads(out)
     assert code == 130 and "partial" in point["status"] and 0 < point["pulses"] < 10**15
     assert "pulses/s" in err and "remaining" in err and "stopped before its end" in point["reason"]
