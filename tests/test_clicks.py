@@ -241,7 +241,8 @@ def busy_link(name):
     return pm.Link(BUSY, pm.FixedLoss(0.0), pm.ActiveBasis(**receiver))
 
 
-@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dead time", "one trap", "traps, blanked", "traps, all", "everything"])
 def test_lanes_are_one_sequence(name):
     """Segments followed side by side give the very events of one detector followed from the first gate to the last."""
     link, protocol, gates = busy_link(name), pm.BB84(0.7), 60_000
@@ -265,7 +266,7 @@ def test_lanes_are_one_sequence(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.parametrize("name", ["paralyzable, blanked", "one trap", "traps, all", "everything"])
 def test_against_pulses(name):
     """Two independent routes; 8e6 and 2e6 gates find 1 % in clicks and 3 % in errors and photon numbers of one cell."""
     study = pm.Study(busy_link(name), pm.BB84(0.7), pm.Run(pulses=2e6, seed=8))

@@ -271,9 +271,11 @@ def test_hours_of_silence_beyond_float64(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".ptu"])
-def test_ctrl_c_leaves_a_readable_file(tmp_path, suffix, monkeypatch):
+def test_ctrl_c_leaves_a_readable_file(tmp_path, suffix, monkeypatch, request):
     path = tmp_path / f"a{suffix}"
     monkeypatch.setattr(timetags, "BATCH", 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with TagFile(path, Clock(1e9, -2000.0, 0.0), 0, "") as tags:
         tags.write(clicks_of([0, 1]))
         inner = tags._sink.write

@@ -95,7 +95,7 @@ def play_chunk(words: Any, thresholds: Thresholds, limit: int, on_host: bool | N
     """
     intensities = thresholds.photons.shape[0]
     bins = busy_label(intensities) + 1
-    labels = _labels(words, thresholds, _room(limit), np.uint32(limit))
+    labels = _labels(words, thresholds, room_for(limit), np.uint32(limit))
     if on_host is None:
         on_host = next(iter(labels.devices())).platform == "cpu"
     if on_host:
@@ -134,11 +134,12 @@ def chunk_fates(words: Any, thresholds: Thresholds, pulses: int, levels: bool = 
     Returns:
         NumPy arrays; booleans fired_0 and fired_1 are those of full efficiency, equal to levels below 1.
     """
-    fates = jax.device_get(_fates(words, thresholds, _room(pulses), levels))
+    fates = jax.device_get(_fates(words, thresholds, room_for(pulses), levels))
     return jax.tree.map(lambda array: array[:pulses], fates)
 
 
-def _room(pulses: int) -> int:
+def room_for(pulses: int) -> int:
+    """Length for which kernels are compiled that takes so many pulses."""
     return next(length for length in LENGTHS if length >= pulses)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from photonmc.contracts import NO_CLICK, Drawn, unwatched
 from photonmc.detector.memory import Memory
 from photonmc.random import fold_name
-from photonmc.sampling.chunks import CHUNK, Played, chunk_fates, play_chunk
+from photonmc.sampling.chunks import CHUNK, Played, chunk_fates, play_chunk, room_for
 from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, HIDDEN, KEPT, Record, Sifting
 from photonmc.sampling.gates import live_and_empty, through_gates
 from photonmc.sampling.mechanisms import MARKS, Fates, unit
@@ -183,7 +183,7 @@ def _followed(
 
     def play(stretch: Stretch) -> tuple[Stretch, Fates, Any]:
         own = words(stretch.chunk)
-        uniform = None if memory.none else np.asarray(_uniforms(own, CHUNK))
+        uniform = None if memory.none else np.asarray(_uniforms(own, room_for(stretch.pulses)))
         return stretch, chunk_fates(own, stretch.thresholds, stretch.pulses, memory.recovers), uniform
 
     state = live_and_empty(memory)
@@ -194,7 +194,7 @@ def _followed(
             bits = bits + (bits > 0) * KEPT
         else:
             hits = np.stack(fates.levels or (fates.fired_0, fates.fired_1), axis=1)
-            padded = np.pad(hits, ((0, CHUNK - len(hits)), (0, 0)))
+            padded = np.pad(hits, ((0, len(uniform) - len(hits)), (0, 0)))
             state, found = through_gates(
                 state, np.int64(stretch.first), np.int64(stretch.pulses), padded, uniform, memory, memory.recovers
             )
