@@ -233,7 +233,7 @@ def test_fuzz(data):
             if isinstance(holder[key], list) and holder[key] and data.draw(st.booleans()):
                 holder, key = holder[key], data.draw(st.integers(0, len(holder[key]) - 1))
         if data.draw(st.integers(0, 3)) or isinstance(holder, list):
-            holder[key] = data.draw(ODD)
+            holder[key] = copy.deepcopy(data.draw(ODD))  # loading changes what it is given
         else:
             holder.pop(key)
         if not mutated:
