@@ -21,7 +21,7 @@ def draw_blocks(rng: np.random.Generator, tables: np.ndarray, lengths: np.ndarra
 
     Args:
         rng: Host generator.
-        tables: Probability of each place in each block, shape (block, place); rows sum to 1.
+        tables: Probability of each place in each block, shape (block, place); need only be proportional to it.
         lengths: Pulses of each block, shape (block,), int64.
         draws: Independent draws.
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from photonmc.contracts import ChannelState, Drawn, unwatched
 from photonmc.detector.memory import Memory
-from photonmc.random import fold_name, host_generator, multinomial
+from photonmc.random import fold_name, host_generator
+from photonmc.sampling.blocks import draw_blocks
 from photonmc.sampling.candidates import NEVER, OUTCOMES, PLACES, Blocks, Plan, blocks_of, draw_candidates, places
 from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, DOUBLE, HIDDEN, KEPT, LIGHT, Record, Sifting
 from photonmc.sampling.light import OUTCOMES as OUTCOMES_OF_A_GATE
@@ -318,7 +319,7 @@ class _Run:
 
     def _silent(self, gates: np.ndarray) -> np.ndarray:
         """Number of gates in each cell among those in which nothing could click, given by the block that they lie in."""
-        return _multinomials(host_generator(fold_name(self.stream, "silent")), gates, self.weights[1])
+        return draw_blocks(host_generator(fold_name(self.stream, "silent")), self.weights[1], gates, 1)[0]
 
     def _tables_of_all(self) -> Light:
         joint = np.asarray(joint_table(self.link, self.protocol, jax.tree.map(lambda leaf: leaf[0], self.states)))
@@ -461,19 +462,6 @@ class _Run:
             return steps + 1
         more = steps * min(2.0, mean / max(0.1, 1.0 - mean) if self.memory.keeps_all else math.expm1(mean))
         return steps + math.ceil(more + 9.0 * math.sqrt(more)) + 40
-
-
-def _multinomials(rng: np.random.Generator, trials: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sum over blocks of multinomial draws, shape (category,)."""
-    if len(trials) == 1:
-        return multinomial(rng, trials, weights[0])[0]
-    total, left = np.zeros(weights.shape[1], np.int64), trials.copy()
-    remaining = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
-    for index in range(weights.shape[1]):
-        share = weights[:, index] / np.where(remaining[:, index] > 0.0, remaining[:, index], 1.0)
-        drawn = rng.binomial(left, np.clip(share, 0.0, 1.0)) if index < weights.shape[1] - 1 else left
-        total[index], left = drawn.sum(), left - drawn
-    return total
 
 
 def _same(one: State, other: State, lanes: int) -> bool:

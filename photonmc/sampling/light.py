@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 OUTCOMES = 5
 """Outcomes of a gate: none, only detector 0, only 1, both read as 0, both read as 1."""
-SILENT = -1
 
 
 class Alias(NamedTuple):
@@ -58,21 +56,21 @@ def look_up(table: Alias, word: Any) -> Any:
     return jnp.where(rest < table.threshold[column], column, table.other[column])
 
 
-@functools.partial(jax.jit)
-def cell_weights(link: Link, protocol: Any, states: ChannelState) -> tuple[Any, Any]:
-    """Probability of each cell together with a candidate click, and with none, shape (block, cell)."""
-
-    def one(state: ChannelState) -> tuple[Any, Any]:
-        joint = protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
-        return joint[..., 1:].sum(axis=(1, 2)), joint[..., 0].sum(axis=1)
-
-    return jax.lax.map(one, states, batch_size=256)
-
-
 @jax.jit
 def joint_table(link: Link, protocol: Any, state: ChannelState) -> Any:
     """Probability of cell, hidden class and outcome in one state of the channel."""
     return protocol.cells(link)[:, None, None] * protocol.outcomes(link, state)
+
+
+@jax.jit
+def cell_weights(link: Link, protocol: Any, states: ChannelState) -> tuple[Any, Any]:
+    """Probability of each cell together with a candidate click, and with none, shape (block, cell)."""
+
+    def one(state: ChannelState) -> tuple[Any, Any]:
+        joint = joint_table(link, protocol, state)
+        return joint[..., 1:].sum(axis=(1, 2)), joint[..., 0].sum(axis=1)
+
+    return jax.lax.map(one, states, batch_size=256)
 
 
 def drawn_cell(cumulative: Any, block: Any, uniform: Any) -> Any:
