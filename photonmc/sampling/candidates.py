@@ -54,8 +54,8 @@ def blocks_of(lengths: np.ndarray, probability: np.ndarray) -> Blocks:
         return Blocks(np.cumsum(lengths), np.where(probability < 1.0, -1.0 / np.log1p(-np.minimum(probability, 1.0)), 0.0))
 
 
-SHAPES = ((8, 256), (64, 256), (512, 256), (512, 1024), (64, 1 << 13), (8, 1 << 16), (1, 1 << 19))
-"""Lanes and jumps of a batch, from short runs to long ones (half a million candidates) and on to long memories."""
+SHAPES = ((8, 256), (64, 256), (256, 1024), (64, 1 << 13), (8, 1 << 16), (1, 1 << 19))
+"""Lanes and jumps of a batch, from short runs to long ones (a quarter of a million candidates) and on to long memories."""
 
 
 def shape_of(total: float, least: float) -> tuple[int, int]:
@@ -67,7 +67,7 @@ def shape_of(total: float, least: float) -> tuple[int, int]:
     """
     long_enough = [shape for shape in SHAPES if shape[1] >= least] or [SHAPES[-1]]
     whole = [shape for shape in long_enough if shape[0] * shape[1] >= total]
-    return whole[0] if whole else next((s for s in long_enough if s[0] * s[1] >= 1 << 19), SHAPES[-1])
+    return whole[0] if whole else next((s for s in long_enough if s[0] * s[1] >= 1 << 18), SHAPES[-1])
 
 
 class Plan:

@@ -8,7 +8,6 @@ happened are drawn in one go at the end.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,20 +25,21 @@ from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, DOUBLE, HIDDEN, KEP
 from photonmc.sampling.light import OUTCOMES as OUTCOMES_OF_A_GATE
 from photonmc.sampling.light import Alias, alias_table, cell_weights, drawn_cell, drawn_mark, joint_table, look_up
 from photonmc.sampling.memory import Events, State, follow, fresh, reach
-from photonmc.sampling.parallel import in_order, processors
+from photonmc.sampling.parallel import in_order
 from photonmc.sampling.philox import joined, words_at
 from photonmc.sampling.plain_memory import (
-    BEFORE,
     FAR,
-    OWN,
+    Releases,
+    Table,
     as_events,
-    candidates_in,
-    comes,
+    bits_of,
     drawn_delays,
     fits,
     follow_plainly,
     is_plain,
-    packed_candidates,
+    levels_of,
+    releases_of,
+    timed,
 )
 from photonmc.sampling.trajectory import trajectory
 
@@ -62,20 +62,42 @@ class Candidates(NamedTuple):
     """Candidates of a batch.
 
     Attributes:
-        drawn: Gates, blocks, categories and delays.
+        drawn: Gates, blocks and categories.
+        number: Of candidates in each lane.
+        table: The same for detectors of the common kind.
         common: What else kernels read.
         start: First gate of each lane.
         stop: First gate after it.
         lanes: Lanes that hold a segment; the last batch may not fill all.
         first: Block of the first gate.
+        place: Name of the first jump of the first lane, see `photonmc.sampling.candidates.places`.
     """
 
     drawn: Any
+    number: np.ndarray
+    table: Table | None
     common: Any
     start: np.ndarray
     stop: np.ndarray
     lanes: int
     first: int
+    place: int
+
+
+class Followed(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        coded: Histogram over codes, code and bits of each event, see `_codes`.
+        gate: Of each event.
+        category: What the light was.
+        releases: Further events, which came between candidates, where they are kept apart.
+    """
+
+    coded: tuple[Any, Any, Any]
+    gate: Any
+    category: Any
+    releases: Releases | None
 
 
 class Batch(NamedTuple):
@@ -146,23 +168,21 @@ def _candidates(
     protocol: Any,
     light: Light,
     blocks: Blocks,
-    memory: Memory,
     segment: Any,
     edges: Any,
     lanes: int,
     steps: int,
     kind: str,
 ) -> tuple[Any, ...]:
-    """Gates of a batch of candidates with their blocks, categories and delays; and whether all segments were finished."""
+    """Gates, blocks, categories, number in each lane, times; and whether all segments were finished."""
     gates, block, word, done = draw_candidates(key, segment, *edges, blocks, lanes, steps)
     place = places(segment, steps, lanes)
-    category = _of_candidates(link, protocol, light, word, place, block, key, kind == RECOVERING)
-    category, delays = category.astype(jnp.int32), None
+    category = _of_candidates(link, protocol, light, word, place, block, key, kind == RECOVERING).astype(jnp.int32)
+    times = None
     if kind in (PLAIN, NARROW):
-        gates = packed_candidates(gates, _fired(category, True), edges[0], kind == NARROW)
-        if memory.lifetimes.size:
-            delays = jnp.stack([comes(key, place, stream, memory) for stream in (OWN, BEFORE)])
-    return gates, block, category, delays, done
+        times = timed(gates, _fired(category, True), edges[0], edges[1], kind == NARROW)
+        done = done & (gates[-1] >= NEVER).all()  # the end of a lane is a candidate as well
+    return gates, block, category, (gates < NEVER).sum(axis=0), times, done
 
 
 def _fired(category: Any, there: Any) -> Any:
@@ -186,7 +206,7 @@ def _follow(
     late: bool,
 ) -> Any:
     """Memory of the detectors on a batch of candidates."""
-    gates, block, category, _ = drawn
+    gates, block, category = drawn
     last = gates.shape[0] - 1
     lane = jnp.arange(gates.shape[1])
 
@@ -205,31 +225,33 @@ def _follow(
     return follow(state, gates, first, stop, key, memory, most, hits)
 
 
-@functools.partial(jax.jit, static_argnames="most")
-def _follow_plainly(key: Any, drawn: Any, state: State, first: Any, start: Any, stop: Any, memory: Memory, most: int) -> Any:
-    """The same for the commonest receivers."""
-    packed, _, category, delays = drawn
-    state, gate, bits, index, done = follow_plainly(state, packed, delays, first, start, stop, key, memory, most)
-    return state, as_events(start, gate, bits, index, category), done
-
-
 @functools.partial(jax.jit, static_argnames="size")
-def _codes(drawn: Any, events: Events | None, size: int) -> tuple[Any, Events, Any]:
-    """Histogram of a batch's events over (cell, hidden class, bits, coin), the events, and the code of each.
+def _codes(bits: Any, category: Any, size: int) -> tuple[Any, Any]:
+    """Histogram of a batch's events over (cell, hidden class, bits, coin), and the code of each.
 
     The code is `NOT_YET` where settings or coin do not come from a candidate, and `NOTHING` where nothing happened.
     """
-    gates, _, category, _ = drawn
-    if events is None:  # without memory the candidates are the registered clicks
-        there = (gates >= 0) & (gates < NEVER)
-        fired = _fired(category, there)
-        bits = jnp.where(there, fired[0] * CLICK_0 + fired[1] * CLICK_1 + (KEPT | LIGHT), 0)
-        events = Events(jnp.where(there, gates, NEVER), bits, category)
-    bits, outcome = events.bits.astype(jnp.int32), events.category % OUTCOMES_OF_A_GATE
-    code = (events.category // OUTCOMES_OF_A_GATE) * CODES + (bits % LIGHT) * 2 + (outcome == 4)
+    bits, outcome = bits.astype(jnp.int32), category % OUTCOMES_OF_A_GATE
+    code = (category // OUTCOMES_OF_A_GATE) * CODES + (bits % LIGHT) * 2 + (outcome == 4)
     settled = (bits >= LIGHT) & ((bits & DOUBLE != DOUBLE) | (outcome > 2))
     code = jnp.where(settled, code, jnp.where(bits > 0, NOT_YET, NOTHING))
-    return jnp.zeros(size, jnp.int32).at[jnp.where(code >= 0, code, size)].add(1, mode="drop"), events, code
+    return jnp.zeros(size, jnp.int32).at[jnp.where(code >= 0, code, size)].add(1, mode="drop"), code
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _codes_of_light(gates: Any, category: Any, size: int) -> tuple[Any, Any, Any]:
+    """The same without memory, where candidates are the registered clicks; and bits beside."""
+    there = (gates >= 0) & (gates < NEVER)
+    fired = _fired(category, there)
+    bits = jnp.where(there, fired[0] * CLICK_0 + fired[1] * CLICK_1 + (KEPT | LIGHT), 0).astype(jnp.uint8)
+    return *_codes(bits, category, size), bits
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "size"))
+def _plain_codes(happened: Any, table: Table, category: Any, policy: str, size: int) -> tuple[Any, Any, Any]:
+    """The same for detectors of the common kind."""
+    bits = bits_of(happened, table, policy)
+    return *_codes(bits, category, size), bits
 
 
 @jax.jit
@@ -244,7 +266,7 @@ def _late_codes(
 
 
 class _Run:
-    """Realizations of one point: plan and tables of all; of the one in the making, what the detectors remember."""
+    """Realizations of one point: plan and tables of all, random words of the one in the making."""
 
     def __init__(
         self, link: Link, protocol: Any, states: ChannelState, lengths: np.ndarray, block_size_z: int | None
@@ -270,10 +292,9 @@ class _Run:
         self.tables = self._tables_of_all() if one else None
 
     def begin(self, key: Any) -> None:
-        """Begin a realization: its random words, live detectors, empty traps."""
+        """Begin a realization."""
         self.stream = key
         self.key = np.asarray(jax.random.key_data(key)).astype(np.uint32)
-        self.carry = fresh(1, self.memory)
 
     def block(
         self,
@@ -348,15 +369,29 @@ class _Run:
         return cumulative / np.where(total > 0.0, total, 1.0)
 
     def _batches(self, whole: bool) -> Iterator[Batch]:
-        """Batches in their order; candidates of the next ones are drawn while a batch is followed."""
+        """Batches in their order; several are in the making at a time.
+
+        Each lane begins where the one before it ends. Every lane is first followed over its last candidates from live
+        detectors, which mostly forget that they were; what comes out begins the next lane, and is made true before a batch
+        is passed on.
+        """
         jobs = ((index,) for index in range(self.plan.batches()))
         if self.memory.none:
-            yield from in_order(lambda index: self._counted(self._candidates(index), None, whole), jobs)
+            yield from in_order(lambda index: self._without_memory(self._candidates(index), whole), jobs)
             return
-        ahead = in_order(self._candidates, jobs)
-        while group := list(itertools.islice(ahead, processors())):
-            pairs = zip(group, self._remembered(group), strict=True)
-            yield from in_order(lambda candidates, events: self._counted(candidates, events, whole), pairs)
+
+        def begun() -> Iterator[tuple[Any, ...]]:
+            begin = fresh(1, self.memory)
+            for candidates, guess in in_order(self._begun, jobs):
+                yield candidates, begin, guess, whole
+                begin = _last(guess, candidates.lanes)
+
+        true = fresh(1, self.memory)
+        for candidates, begin, ends, batch in in_order(self._remembered, begun()):
+            if not _same(true, begin):
+                *_, ends, batch = self._remembered(candidates, true, ends, whole)
+            true = _last(ends, candidates.lanes)
+            yield batch
 
     def _candidates(self, index: int) -> Candidates:
         """Candidates of a batch."""
@@ -368,30 +403,52 @@ class _Run:
         edges = start, stop, block
         while not done:
             segment = np.int64(index * lanes)
-            *drawn, done = _candidates(*common, self.blocks, self.memory, segment, edges, lanes, steps, self.kind)
+            *drawn, number, times, done = _candidates(*common, self.blocks, segment, edges, lanes, steps, self.kind)
             steps *= 2
-        if drawn[-1] is not None:
-            first_place = index * lanes * PLACES
-            drawn[-1] = drawn_delays(self.key, first_place, np.asarray(drawn[-1]), self.memory, self.kind == NARROW)
-        return Candidates(tuple(drawn), common, start, stop, max(1, int((stop > start).sum())), first)
+        used = max(1, int((stop > start).sum()))
+        table = None if times is None else Table(times, ())
+        one = Candidates(tuple(drawn), np.asarray(number), table, common, start, stop, used, first, index * lanes * PLACES)
+        return one if table is None else self._with_delays(one, levels_of(self.memory, times.size))
 
-    def _counted(self, candidates: Candidates, events: Events | None, whole: bool) -> Batch:
+    def _with_delays(self, candidates: Candidates, levels: int) -> Candidates:
+        """The same with delays of candidates and of so many levels of releases."""
+        table = candidates.table
+        assert table is not None
+        missing = range(len(table.delays), levels + 1 if levels else 0)
+        shape, narrow = table.candidates.shape, self.kind == NARROW
+        more = (drawn_delays(self.key, candidates.place, level, shape, self.memory, narrow) for level in missing)
+        return candidates._replace(table=table._replace(delays=(*table.delays, *more)))
+
+    def _without_memory(self, candidates: Candidates, whole: bool) -> Batch:
+        """Batch of detectors that forget at once: every candidate is a registered click."""
+        gates, _, category = candidates.drawn
+        coded = _codes_of_light(gates, category, self.sifting.size)
+        return self._counted(candidates, Followed(coded, gates, category, None), whole)
+
+    def _counted(self, candidates: Candidates, followed: Followed, whole: bool) -> Batch:
         """Histogram of a batch; with `whole` the record of its events."""
-        histogram, events, code = _codes(candidates.drawn, events, self.sifting.size)
-        counted = np.array(histogram, dtype=np.int64)
-        code = np.asarray(code)
+        (histogram, code, bits), gate, category, releases = followed
+        counted, code = np.array(histogram, dtype=np.int64), np.asarray(code)
+        late = np.zeros(0, np.int64)
         if self.memory.lifetimes.size:
             code = code.copy()
-            late = np.nonzero(code == NOT_YET)
-            found = self._late_codes(candidates, *(np.asarray(array)[late] for array in events))
-            code[late] = found
-            counted += np.bincount(found, minlength=counted.size)
+            unsettled = np.nonzero(code == NOT_YET)
+            ours = [np.asarray(array)[unsettled] for array in (gate, bits, category)]
+            ours[0] = _uncut(ours[0])
+            if releases is not None:
+                more = *releases, np.zeros(releases.gate.size, np.int32)
+                ours = [np.concatenate(pair) for pair in zip(ours, more, strict=True)]
+            late = self._late_codes(candidates, *ours)
+            code[unsettled] = late[: unsettled[0].size]
+            counted += np.bincount(late, minlength=counted.size)
         end, first = int(candidates.stop[-1]), candidates.first if self.tables is None else 0
         if not whole and len(self.lengths) == 1:
             return Batch(counted, counted.sum(keepdims=True), 0, end, None)
-        code, gate, bits = (np.asarray(array).T.ravel() for array in (code, events.gate, events.bits))
+        code, gate, bits = (np.asarray(array).T.ravel() for array in (code, gate, bits))
         there = code >= 0
-        record = Record(gate[there], bits[there] % LIGHT, code[there])
+        record = Record(_uncut(gate[there]), bits[there] % LIGHT, code[there])
+        if releases is not None:
+            record = record.with_more(*releases, late[late.size - releases.gate.size :])
         block = np.searchsorted(self.blocks.ends, record.pulse, side="right") - first
         return Batch(counted, np.bincount(block, minlength=1), first, end, record)
 
@@ -400,60 +457,67 @@ class _Run:
         filled[:, : gate.size] = gate, bits, category
         return np.asarray(_late_codes(*candidates.common, self.blocks, *filled))[: gate.size]
 
-    def _remembered(self, group: list[Candidates]) -> list[Events]:
-        """Events of consecutive batches, every lane from where the one before it ends.
+    def _begun(self, index: int) -> tuple[Candidates, State]:
+        """Candidates of a batch, and a guess at the state at the end of each lane, from its last candidates."""
+        candidates = self._candidates(index)
+        first = np.maximum(candidates.number - WARM_UP, 0).astype(np.int32)
+        live = fresh(self.plan.lanes, self.memory)
+        if candidates.table is not None:
+            return candidates, self._follow_plainly(candidates, live, int(first.min()), False)[0]
+        return candidates, self._follow_generally(candidates, live, first)[0]
 
-        Each lane is first followed over its last candidates from live detectors, which mostly forget that they were; what
-        comes out begins the next lane. All lanes are then followed in full, and once more from the ends so found if any of
-        those differs from what the next lane began with, until none does: then all of them are true, by induction from the
-        first lane.
+    def _remembered(
+        self, candidates: Candidates, begin: State, ends: State, whole: bool
+    ) -> tuple[Candidates, State, State, Batch]:
+        """Batch whose first lane begins in a state, given a guess at the ends of all lanes; returned with the true ends.
+
+        All lanes are followed, and once more from the ends so found if any of those differs from what the next lane began
+        with, until none does: then all of them are true, by induction from the first lane.
         """
-        lanes = self.plan.lanes
-        guessed = list(in_order(self._guess, ((candidates,) for candidates in group)))
-        starts = self._shifted(group, guessed)
-        ends: list[Any] = [None] * len(group)
-        events: list[Any] = [None] * len(group)
-        changed = list(range(len(group)))
-        while changed:
-            jobs = ((group[number], starts[number], np.zeros(lanes, np.int32)) for number in changed)
-            for number, (end, found) in zip(changed, in_order(self._follow, jobs), strict=True):
-                ends[number], events[number] = end, found
-            wanted = self._shifted(group, ends)
-            changed = [n for n, one in enumerate(group) if not _same(wanted[n], starts[n], one.lanes)]
-            starts = wanted
-        used = group[-1].lanes
-        self.carry = jax.tree.map(lambda leaf: leaf[..., used - 1 : used], ends[-1])
-        return events
+        while True:
+            starts = jax.tree.map(lambda own, leaf: np.concatenate([own, leaf[..., :-1]], axis=-1), begin, ends)
+            guess = ends
+            ends, followed = self._follow(candidates, starts)
+            if _same(guess, ends, candidates.lanes - 1):
+                return candidates, begin, ends, self._counted(candidates, followed, whole)
 
-    def _guess(self, candidates: Candidates) -> State:
-        """State at the end of each lane, from its last candidates."""
-        gates = candidates.drawn[0]
-        plain = self.kind in (PLAIN, NARROW)
-        number = np.asarray(candidates_in(gates, self.kind == NARROW) if plain else (gates < NEVER).sum(axis=0))
-        first = np.maximum(number - WARM_UP, 0).astype(np.int32)
-        return self._follow(candidates, fresh(self.plan.lanes, self.memory), first)[0]
+    def _follow(self, candidates: Candidates, state: State) -> tuple[State, Followed]:
+        """Follow all lanes of a batch from their first candidates on."""
+        gates, _, category = candidates.drawn
+        if candidates.table is None:
+            ends, events = self._follow_generally(candidates, state, np.zeros(self.plan.lanes, np.int32))
+            coded = *_codes(events.bits, events.category, self.sifting.size), events.bits
+            return ends, Followed(coded, events.gate, events.category, None)
+        while True:
+            ends, happened = self._follow_plainly(candidates, state, 0, True)
+            levels, releases, clicks = len(candidates.table.delays) - 1, None, []
+            if levels > 0:
+                releases, enough = releases_of(np.asarray(happened), candidates.table, candidates.start)
+                if not enough:
+                    candidates = self._with_delays(candidates, 2 * levels)
+                    continue
+            policy = self.memory.policy
+            coded = _plain_codes(happened, candidates.table, category, policy, self.sifting.size)
+            if releases is None:
+                return ends, Followed(coded, gates, category, None)
+            if policy == "all_live":
+                gate, bits = _uncut(np.asarray(gates).T.ravel()), np.asarray(coded[-1]).T.ravel()
+                clicks = [gate[bits & click > 0] for click in (CLICK_0, CLICK_1)]
+            more = as_events(releases, clicks, state.blinded[:, 0], self.memory)
+            return ends, Followed(coded, gates, category, more)
 
-    def _follow(self, candidates: Candidates, state: State, first: np.ndarray) -> tuple[State, Events]:
-        """Follow all lanes of a batch from their candidates `first` on."""
+    def _follow_plainly(self, candidates: Candidates, state: State, first: int, whole: bool) -> tuple[State, Any]:
+        start, stop, last = candidates.start, candidates.stop, int(candidates.number.max()) + 1
+        ends, happened = follow_plainly(state, candidates.table, start, stop, first, last, self.memory, whole)
+        return jax.tree.map(np.asarray, ends), happened
+
+    def _follow_generally(self, candidates: Candidates, state: State, first: np.ndarray) -> tuple[State, Events]:
         most, done = self._most(), False
+        common, stop, late = candidates.common, candidates.stop, self.kind == RECOVERING
         while not done:
-            ends, events, done = self._follow_some(candidates, state, first, most)
+            ends, events, done = _follow(*common, candidates.drawn, state, first, stop, self.memory, most, late)
             most *= 2
         return jax.tree.map(np.asarray, ends), events
-
-    def _follow_some(self, candidates: Candidates, state: State, first: np.ndarray, most: int) -> Any:
-        drawn, start, stop = candidates.drawn, candidates.start, candidates.stop
-        if self.kind in (PLAIN, NARROW):
-            return _follow_plainly(self.key, drawn, state, first, start, stop, self.memory, most)
-        return _follow(*candidates.common, drawn, state, first, stop, self.memory, most, self.kind == RECOVERING)
-
-    def _shifted(self, group: list[Candidates], ends: list[State]) -> list[State]:
-        """Where each lane begins, given where each ends."""
-        starts, before = [], self.carry
-        for one, end in zip(group, ends, strict=True):
-            starts.append(jax.tree.map(lambda own, leaf: np.concatenate([own, leaf[..., :-1]], axis=-1), before, end))
-            before = jax.tree.map(lambda leaf, last=one.lanes: leaf[..., last - 1 : last], end)
-        return starts
 
     def _most(self) -> int:
         """Events of a lane: its candidates and the releases that they bring, at most."""
@@ -464,7 +528,17 @@ class _Run:
         return steps + math.ceil(more + 9.0 * math.sqrt(more)) + 40
 
 
-def _same(one: State, other: State, lanes: int) -> bool:
+def _uncut(gates: Any) -> Any:
+    """Gates of candidates, and the last gate of the block where a jump was cut at its end."""
+    return np.where(gates < 0, -gates - 1, gates)
+
+
+def _last(state: State, lanes: int) -> State:
+    """State of the last of so many lanes."""
+    return jax.tree.map(lambda leaf: leaf[..., lanes - 1 : lanes], state)
+
+
+def _same(one: State, other: State, lanes: int = 1) -> bool:
     """Whether the states of the first lanes are the same."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.array_equal(a[..., :lanes], b[..., :lanes]) for a, b in pairs)

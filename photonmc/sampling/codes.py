@@ -47,6 +47,12 @@ class Record(NamedTuple):
         """Its first gates."""
         return Record(*(array[:count] for array in self))
 
+    def with_more(self, pulse: np.ndarray, bits: np.ndarray, code: np.ndarray) -> Record:
+        """The same with further gates, in the order of gates."""
+        joint = tuple(map(np.concatenate, zip(self, (pulse, bits, code), strict=True)))
+        order = np.argsort(joint[0], kind="stable")
+        return Record(*(array[order] for array in joint))
+
     def registered(self) -> Record:
         """Gates with a registered click."""
         clicked = self.bits & DOUBLE > 0

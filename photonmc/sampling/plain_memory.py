@@ -1,184 +1,234 @@
 """The same as `photonmc.sampling.memory` for the commonest receivers, several times as fast.
 
 Detectors of one dead time, non-paralyzable, each on its own, no recovery, no trap or one that every avalanche fills anew:
-then an avalanche is all that a detector remembers, and the delay to the release that it brings can be drawn ahead, beside
-the candidates. A candidate that clicks takes the first of two delays that are drawn with it, the first release before it
-the second one; a further click before the same candidate, which is rare, takes one that belongs to its gate. Gates are
-counted from the beginning of a lane, in 32 bits where they fit.
+then an avalanche is all that a detector remembers, and the two detectors are rows of one array. Candidates are taken step
+by step in all lanes at once, with few and simple operations. Releases come between candidates and are few: which avalanche
+brings one, and after how long, is drawn ahead for every place that an avalanche may take, by jumps from one that brings a
+release to the next. An avalanche's place is its candidate, or the candidate that follows a release and how many releases
+came before it since the last candidate (its level).
+
+Times are counted from the beginning of a lane in half gates, gates being even, so that the end of a lane is a candidate
+that meets no gate; in 32 bits where they fit.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from photonmc.detector.memory import Memory
-from photonmc.sampling.candidates import NEVER, PLACES
+from photonmc.sampling.candidates import NEVER
 from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT, LIGHT
-from photonmc.sampling.memory import LONG_AGO, RELEASES, Events, State
+from photonmc.sampling.memory import LONG_AGO, State
 from photonmc.sampling.philox import exponential, joined, minus_log, words_at
 
-OWN, BEFORE = 4, 5
-"""Streams of random words, by jump: delay of the release of a candidate, and of that of the first release before it."""
-FAR = {True: 1 << 29, False: 1 << 58}
-"""Gates from the beginning of a lane that stand for never, in 32 bits (narrow) and in 64."""
+OWN = 1 << 8
+"""Stream of random words by jump: releases of candidates' avalanches; those of the levels of releases follow."""
+FAR = {True: 1 << 30, False: 1 << 60}
+"""Half gates that stand for never, in 32 bits (narrow) and in 64; those of a lane are fewer than half as many."""
+MOST_RELEASES = 0.25
+"""Largest mean number of releases of an avalanche; with more of them there are too many levels."""
+
+
+class Table(NamedTuple):
+    """What `follow_plainly` reads of a batch, detectors side by side: shape (step, 2 x lane).
+
+    Attributes:
+        candidates: Twice the time of each candidate, plus 1 where it fires the detector.
+        delays: From an avalanche to the gate that its release fills, `FAR` where none comes; of candidates, then by levels.
+    """
+
+    candidates: Any
+    delays: tuple[Any, ...]
+
+
+class Releases(NamedTuple):
+    """Gates that a release filled where no candidate is, rising, and their bits (none but clicks and KEPT)."""
+
+    gate: np.ndarray
+    bits: np.ndarray
 
 
 def is_plain(memory: Memory) -> bool:
     """Whether a receiver is of the common kind."""
     alone = memory.policy != "blank_all" and not memory.paralyzable and not memory.recovery.any()
     equal = memory.dead_time[0] == memory.dead_time[1]
-    return bool(alone and equal and memory.lifetimes.size <= 1 and not (memory.keeps_all and memory.lifetimes.size))
+    trap = memory.lifetimes.size == 1 and not memory.keeps_all and memory.releases.max() < MOST_RELEASES
+    return bool(alone and equal and (memory.lifetimes.size == 0 or trap))
 
 
 def fits(gates: int, memory: Memory) -> bool:
     """Whether lanes of so many gates can be counted in 32 bits."""
-    return bool(gates + memory.dead_gates[0] + 40.0 * memory.lifetimes.max(initial=0.0) < FAR[True] - 2)
+    return bool(gates + memory.dead_gates[0] + 40.0 * memory.lifetimes.max(initial=0.0) < FAR[True] // 4 - 2)
 
 
-def _word(key: Any, place: Any, stream: Any) -> Any:
-    high, low, _, _ = words_at(place, stream, key)
-    return joined(high, low)
+def timed(gates: Any, fired: Any, start: Any, stop: Any, narrow: bool) -> Any:
+    """Candidates of a batch as `Table` holds them; jumps that were cut at the end of a block fire nothing."""
+    time = jnp.where(gates < NEVER, 2 * (jnp.where(gates < 0, -gates - 1, gates) - start), 2 * (stop - start) - 1)
+    twice = (2 * time).astype(jnp.int32 if narrow else jnp.int64)
+    fires = fired & ((gates >= 0) & (gates < NEVER))
+    return jnp.concatenate([twice + fires[0], twice + fires[1]], axis=1)
 
 
-def comes(key: Any, place: Any, stream: int, memory: Memory) -> Any:
-    """Whether an avalanche brings a release: the number that `_gates_to_release` draws is below the mean of releases."""
-    chance = -jnp.expm1(-memory.releases[0, 0])
-    return (_word(key, place, stream) >> np.uint64(12)) < (chance * 2.0**52).astype(jnp.uint64)
+def levels_of(memory: Memory, places: int) -> int:
+    """Levels of releases that suffice in most batches of so many places."""
+    if not memory.lifetimes.size:
+        return 0
+    return max(1, round(math.log(places) / -math.log(-math.expm1(-memory.releases[0, 0]))) - 1)
 
 
-@functools.partial(jax.jit, static_argnames="narrow")
-def _some_delays(key: Any, place: Any, stream: Any, memory: Memory, narrow: bool) -> Any:
-    return _gates_to_release(_word(key, place, stream), memory, narrow)
+@functools.partial(jax.jit, static_argnames=("size", "narrow"))
+def _jumps(key: Any, first: Any, stream: Any, memory: Memory, size: int, narrow: bool) -> tuple[Any, Any]:
+    a, b, c, d = words_at(first + jnp.arange(size // 2), stream, key)
+    # with m the mean number of releases and x exponential, floor(x / m) places bring none before the one that does, and the
+    # rest of x is exponential below m: the share of the releases that comes before the first one (theory 6.3)
+    share = exponential(jnp.concatenate([joined(a, b), joined(c, d)])) / memory.releases[0, 0]
+    barren = jnp.floor(share)
+    delay = memory.lifetimes[0] * minus_log(1.0 - (share - barren))
+    gates = jnp.maximum(jnp.ceil(memory.dead_time[0] + delay), memory.dead_gates[0] + 1.0)
+    kind = jnp.int32 if narrow else jnp.int64
+    return jnp.minimum(barren, 2.0**40).astype(jnp.int64), jnp.minimum(2.0 * gates, float(FAR[narrow])).astype(kind)
 
 
-def drawn_delays(key: Any, first_place: int, coming: np.ndarray, memory: Memory, narrow: bool) -> np.ndarray:
-    """Gates from an avalanche to the gate that its release fills, `FAR` where none comes; few do, and only they are drawn.
+@functools.partial(jax.jit, static_argnames="shape")
+def _spread(place: Any, delay: Any, far: Any, shape: tuple[int, int]) -> Any:
+    empty = jnp.full(shape[0] * shape[1], far, delay.dtype)
+    return empty.at[place.astype(jnp.int32)].set(delay, mode="drop").reshape(shape)
+
+
+def drawn_delays(key: Any, first: int, level: int, shape: tuple[int, int], memory: Memory, narrow: bool) -> Any:
+    """Delays of one level, see `Table`.
 
     Args:
         key: Of the random words.
-        first_place: Name of the first jump of the first lane, see `photonmc.sampling.candidates.places`.
-        coming: Whether a release comes, shape (stream OWN or BEFORE, step, lane).
+        first: Number of the batch's first random words in the stream of the level.
+        level: 0 for candidates.
+        shape: Of the table.
         memory: Of the detectors.
-        narrow: Whether gates are counted in 32 bits.
+        narrow: Whether times are counted in 32 bits.
     """
-    delays = np.full(coming.shape, FAR[narrow], np.int32 if narrow else np.int64)
-    where = np.flatnonzero(coming.ravel())
-    which, step, lane = np.unravel_index(where, coming.shape)
-    filled = np.zeros((2, 1 << max(8, int(where.size).bit_length())), np.int64)  # few sizes, few compilations
-    filled[:, : where.size] = first_place + lane * PLACES + step, OWN + which
-    delays.ravel()[where] = np.asarray(_some_delays(key, *filled, memory, narrow))[: where.size]
-    return delays
+    places = shape[0] * shape[1]
+    mean = places * -math.expm1(-memory.releases[0, 0])
+    size = 1 << math.ceil(math.log2(mean + 6.0 * math.sqrt(mean) + 16.0))  # few sizes, few compilations
+    steps, delays = np.zeros(0, np.int64), np.zeros(0, np.int32 if narrow else np.int64)
+    place = steps
+    while place.size == 0 or place[-1] < places:
+        barren, delay = _jumps(key, first + steps.size // 2, OWN + level, memory, size, narrow)
+        steps, delays = np.append(steps, barren), np.append(delays, delay)
+        place = np.cumsum(steps + 1) - 1
+    return _spread(np.minimum(place, places), delays, FAR[narrow], shape)
 
 
-def _gates_to_release(word: Any, memory: Memory, narrow: bool) -> Any:
-    # as `delay_of` and `filled` of the general way, in the fewest operations
-    share = exponential(word) * (1.0 / memory.releases[0, 0])
-    delay = memory.lifetimes[0] * minus_log(1.0 - jnp.where(share < 1.0, share, 0.0))
-    gates = jnp.maximum(jnp.ceil(memory.dead_time[0] + delay), memory.dead_gates[0] + 1.0)
-    whole = jnp.minimum(gates, float(FAR[narrow])).astype(jnp.int32 if narrow else jnp.int64)
-    return jnp.where(share < 1.0, whole, FAR[narrow])
-
-
+@functools.partial(jax.jit, static_argnames="whole")
 def follow_plainly(
-    state: State, packed: Any, delays: Any, first: Any, start: Any, stop: Any, key: Any, memory: Memory, most: int
-) -> tuple[State, Any, Any, Any, Any]:
-    """Follow each lane from its candidate `first` to its end.
+    state: State, table: Table, start: Any, stop: Any, first: Any, last: Any, memory: Memory, whole: bool
+) -> tuple[State, Any]:
+    """Follow all lanes from one step to another.
 
     Args:
-        state: Of each lane before its first candidate.
-        packed: Four times the gate from the lane's beginning, plus the detectors that fire, shape (step, lane).
-        delays: Of releases, None without a trap; shape (2, step, lane).
-        first: Index of the first candidate of each lane.
+        state: Of each lane before its first step.
+        table: Candidates and delays.
         start: First gate of each lane.
         stop: First gate after it.
-        key: Of the random words.
+        first: Number of the first step.
+        last: Number of the first step that is not taken.
         memory: Of the detectors.
-        most: Events that a lane may have.
+        whole: Whether to return what happened.
 
     Returns:
-        The states at `stop`; gates from the beginning of the lane, bits and index of the candidate of each event; and
-        whether all lanes came to their end.
+        The states at `stop`; and for each entry of the table four times the time of the first release between the
+        candidate before and this one (-4 without), plus 2 where the detector is live for the candidate, plus 1 for a click.
     """
-    steps, lanes = packed.shape
-    kind, narrow = packed.dtype, packed.dtype == jnp.int32
-    lane, never = jnp.arange(lanes), np.dtype(kind).type(FAR[narrow])
-    length = (stop - start).astype(kind)
-    dead = memory.dead_gates[0].astype(kind)
+    kind = table.candidates.dtype
+    narrow = kind == jnp.int32
+    far = np.dtype(kind).type(FAR[narrow])
+    dead, shape = (2 * memory.dead_gates[0]).astype(kind), table.candidates.shape
 
-    def unfinished(carry: Any) -> Any:
-        return carry[-1] & (carry[-2] < most)
+    def step(index: Any, carry: Any) -> Any:
+        avalanche, release, happened = carry
+        candidate, *delays = (
+            jax.lax.dynamic_index_in_dim(rows, index, 0, False) for rows in (table.candidates, *table.delays)
+        )
+        now, before = candidate >> 1, None
+        for delay in delays[1:]:
+            comes = release < now
+            before = jnp.where(comes, release, -1) if before is None else before
+            avalanche, release = jnp.where(comes, release, avalanche), jnp.where(comes, release + delay, release)
+        live = now - avalanche > dead
+        click = live & (candidate & 1 > 0)
+        if delays:
+            click = live & ((candidate & 1 > 0) | (release == now))
+            release = jnp.where(click, now + delays[0], release)
+        avalanche = jnp.where(click, now, avalanche)
+        if whole:
+            row = (live * 2 + click).astype(happened.dtype)
+            row = row if before is None else row + before * 4
+            happened = jax.lax.dynamic_update_index_in_dim(happened, row, index, 0)
+        return avalanche, release, happened
 
-    def step(carry: Any) -> Any:
-        last, release, index, served, events, count, _ = carry
-        here = jnp.minimum(index, steps - 1)
-        candidate = jnp.where(index < steps, packed[here, lane], (never - 1) * 4)
-        at = candidate >> 2
-        gate = jnp.minimum(at, jnp.minimum(release[0], release[1]))
-        running = gate < length
-        light = (at == gate) & running
-        live = [gate - last[d] > dead for d in (0, 1)]
-        clicks = [running & live[d] & ((light & ((candidate >> d) & 1 > 0)) | (release[d] == gate)) for d in (0, 1)]
-        anyone = clicks[0] | clicks[1]
-        kept = anyone & live[0] & live[1] if memory.policy == "all_live" else anyone
-        bits = clicks[0] * CLICK_0 + clicks[1] * CLICK_1 + kept * KEPT + (light & (candidate & 3 > 0)) * LIGHT
-        last = [jnp.where(clicks[d], gate, last[d]) for d in (0, 1)]
-        if delays is not None:
-            ahead = delays[jnp.where(light, 0, 1), here, lane]
-            both = clicks[0] & clicks[1]
-            late = anyone & ~light & (served == index)
-            served = jnp.where(anyone & ~light, index, served)
+    def inside(gates: Any) -> Any:
+        return (2 * jnp.clip(gates - start, -int(far) // 2, int(far) // 2)).astype(kind).ravel()
 
-            def of_gate(_: Any) -> Any:
-                a, b, c, d = words_at(start + gate.astype(jnp.int64), RELEASES, key)
-                first, second = (_gates_to_release(joined(*words), memory, narrow) for words in ((a, b), (c, d)))
-                return jnp.where(late, first, ahead), second
+    def outside(times: Any) -> Any:
+        return start + (times.reshape(2, -1) >> 1).astype(jnp.int64)
 
-            one, other = jax.lax.cond((both | late).any(), of_gate, lambda _: (ahead, ahead), None)
-            comes = [one, jnp.where(both, other, one)]
-            release = [jnp.where(clicks[d], jnp.where(comes[d] < never, gate + comes[d], never), release[d]) for d in (0, 1)]
-        row = (gate, bits.astype(jnp.uint8), index)
-        events = jax.tree.map(lambda all_, new: jax.lax.dynamic_update_index_in_dim(all_, new, count, 0), events, row)
-        return last, release, index + light, served, events, count + 1, running.any()
-
-    def offset(gates: Any) -> Any:
-        return jnp.clip(gates - start, -int(never), int(never)).astype(kind)
-
-    nothing = (
-        jnp.zeros((most, lanes), kind),
-        jnp.zeros((most, lanes), jnp.uint8),
-        jnp.zeros((most, lanes), jnp.int32),
-    )
-    before = [offset(state.blinded[d]) for d in (0, 1)]
-    begin = (before, [offset(state.release[d]) for d in (0, 1)], first, jnp.full(lanes, -1, jnp.int32), nothing)
-    last, release, _, _, events, _, more = jax.lax.while_loop(unfinished, step, (*begin, jnp.int32(0), jnp.array(True)))
-    clicked = jnp.stack([last[d] != before[d] for d in (0, 1)])
-    blinded = jnp.where(clicked, start + jnp.stack(last).astype(jnp.int64), state.blinded)
-    blinded = jnp.where(stop - blinded > dead.astype(jnp.int64), LONG_AGO, blinded)  # what is over is forgotten
-    pending = jnp.stack(release)
-    release_at = jnp.where(pending < never, start + pending.astype(jnp.int64), NEVER)
-    return state._replace(blinded=blinded, release=release_at), *events, ~more
+    begin = inside(state.blinded), inside(state.release)
+    nothing = jnp.full(shape if whole else (1, 1), -4 if table.delays else 0, kind if table.delays else jnp.uint8)
+    avalanche, release, happened = jax.lax.fori_loop(first, last, step, (*begin, nothing))
+    clicked = (avalanche != begin[0]).reshape(2, -1)
+    blinded = jnp.where(clicked, outside(avalanche), state.blinded)
+    blinded = jnp.where(stop - blinded > memory.dead_gates[0], LONG_AGO, blinded)  # what is over is forgotten
+    release_at = jnp.where((release < far).reshape(2, -1), outside(release), NEVER)
+    return state._replace(blinded=blinded, release=release_at), happened
 
 
-def as_events(start: Any, gate: Any, bits: Any, index: Any, category: Any) -> Events:
-    """Events as `photonmc.sampling.memory.follow` gives them; what comes after a lane's end has no bits."""
-    lane = jnp.arange(gate.shape[1])
-    here = jnp.minimum(index, category.shape[0] - 1)
-    return Events(jnp.where(bits > 0, start + gate.astype(jnp.int64), NEVER), bits, category[here, lane])
+def bits_of(happened: Any, table: Table, policy: str) -> Any:
+    """Bits of the events at the candidates of a batch, shape (step, lane)."""
+    lanes = happened.shape[1] // 2
+    clicks = [happened[:, side] & 1 > 0 for side in (slice(lanes), slice(lanes, None))]
+    light = (table.candidates[:, :lanes] | table.candidates[:, lanes:]) & 1 > 0
+    kept = clicks[0] | clicks[1]
+    if policy == "all_live":
+        kept = kept & (happened[:, :lanes] & happened[:, lanes:] & 2 > 0)
+    return (clicks[0] * CLICK_0 + clicks[1] * CLICK_1 + kept * KEPT + light * LIGHT).astype(jnp.uint8)
 
 
-def packed_candidates(gates: Any, fired: Any, start: Any, narrow: bool) -> Any:
-    """Candidates of a batch as `follow_plainly` takes them; jumps that were cut at the end of a block fire nothing."""
-    last = FAR[narrow] - 1
-    offset = jnp.minimum(jnp.where(gates < 0, -gates - 1, gates) - start, last)
-    pattern = jnp.where((gates >= 0) & (gates < NEVER), fired[0] * CLICK_0 + fired[1] * CLICK_1, 0)
-    return (offset * 4 + pattern).astype(jnp.int32 if narrow else jnp.int64)
+def releases_of(happened: np.ndarray, table: Table, start: np.ndarray) -> tuple[list[np.ndarray], bool]:
+    """Gates of the releases between candidates, one array a detector, rising; and whether the levels sufficed."""
+    now, first = np.asarray(table.candidates).ravel(), happened.ravel()
+    where = np.flatnonzero(first >= 0)
+    time, until = (first[where] >> 2).astype(np.int64), now[where] >> 1
+    lane = where % happened.shape[1]
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for delay in table.delays[1:]:
+        found.append((lane, time))
+        time = time + np.asarray(delay).ravel()[where]
+        more = time < until
+        where, time, until, lane = where[more], time[more], until[more], lane[more]
+    lane, time = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    gate, second = start[lane % start.size] + (time >> 1), lane >= start.size
+    return [np.sort(gate[~second]), np.sort(gate[second])], not where.size
 
 
-def candidates_in(packed: Any, narrow: bool) -> Any:
-    """Number of candidates of each lane."""
-    return ((packed >> 2) < FAR[narrow] - 1).sum(axis=0)
+def as_events(releases: list[np.ndarray], clicks: list[np.ndarray], before: np.ndarray, memory: Memory) -> Releases:
+    """Releases of both detectors as events of gates.
+
+    Args:
+        releases: Gates of each detector.
+        clicks: Candidates that click each detector, rising, where the policy asks for them.
+        before: Gate of the last avalanche of each detector before the batch.
+        memory: Of the detectors.
+    """
+    gate = np.union1d(*releases)
+    which = [np.isin(gate, one, assume_unique=True) for one in releases]
+    kept = np.ones(gate.size, bool)
+    if memory.policy == "all_live":
+        for own, more, earlier in zip(releases, clicks, before, strict=True):
+            avalanches = np.concatenate([[earlier], np.sort(np.concatenate([own, more]), kind="stable")])
+            kept &= gate - avalanches[np.searchsorted(avalanches[1:], gate)] > memory.dead_gates[0]
+    return Releases(gate, (which[0] * CLICK_0 + which[1] * CLICK_1 + kept * KEPT).astype(np.uint8))
