@@ -7,39 +7,46 @@ happened are drawn in one go at the end.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import ChannelState, Drawn, unwatched
-from photonmc.detector.memory import Memory
 from photonmc.random import fold_name, host_generator
 from photonmc.sampling.blocks import draw_blocks
-from photonmc.sampling.candidates import NEVER, OUTCOMES, PLACES, Blocks, Plan, blocks_of, draw_candidates, places
-from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, DOUBLE, HIDDEN, KEPT, LIGHT, Record, Sifting
-from photonmc.sampling.light import OUTCOMES as OUTCOMES_OF_A_GATE
-from photonmc.sampling.light import Alias, alias_table, cell_weights, drawn_cell, drawn_mark, joint_table, look_up
-from photonmc.sampling.memory import Events, State, follow, fresh, reach
+from photonmc.sampling.candidates import PLACES, Plan, blocks_of
+from photonmc.sampling.click_kernels import (
+    GENERAL,
+    NARROW,
+    NOT_YET,
+    PLAIN,
+    RECOVERING,
+    Light,
+    candidates_of,
+    codes_of_events,
+    codes_of_light,
+    follow_lanes,
+    late_codes,
+    plain_codes,
+)
+from photonmc.sampling.codes import CLICK_0, CLICK_1, LIGHT, Record, Sifting
+from photonmc.sampling.light import alias_table, cell_weights, joint_table
+from photonmc.sampling.memory import Events, State, fresh, reach
 from photonmc.sampling.parallel import in_order
-from photonmc.sampling.philox import joined, words_at
 from photonmc.sampling.plain_memory import (
     FAR,
     Releases,
     Table,
     as_events,
-    bits_of,
     drawn_delays,
     fits,
     follow_plainly,
     is_plain,
     levels_of,
     releases_of,
-    timed,
 )
 from photonmc.sampling.trajectory import trajectory
 
@@ -47,15 +54,6 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
     from photonmc.link import Link
-
-SILENT, MARKS = 2, 3
-"""Streams of random words by gate: settings of silent gates, outcomes of recovering detectors."""
-CELL = HIDDEN * OUTCOMES_OF_A_GATE
-"""Categories of one cell."""
-GENERAL, RECOVERING, PLAIN, NARROW = "general", "recovering", "plain", "narrow"
-"""Kinds of memory: any, with efficiencies that recover, and that of `photonmc.sampling.plain_memory` in 64 and 32 bits."""
-NOT_YET, NOTHING = -1, -2
-"""Codes that are none; see `_codes`."""
 
 
 class Candidates(NamedTuple):
@@ -108,161 +106,6 @@ class Batch(NamedTuple):
     first: int
     end: int
     record: Record | None
-
-
-class Light(NamedTuple):
-    """From random words to the light of a gate; one block by tables of everything, several by tables of settings.
-
-    Attributes:
-        candidate: Alias table over (cell, hidden, outcome) of candidates; or cumulated weights (block, cell).
-        silent: The same of silent gates.
-        states: State of the channel in each block, None where there is one block.
-        first: Number of the first block of these tables.
-    """
-
-    candidate: Any
-    silent: Any
-    states: Any
-    first: Any
-
-
-def _uniform(word: Any) -> Any:
-    return (word >> np.uint64(11)).astype(jnp.float64) * 2.0**-53
-
-
-def _of_candidates(link: Any, protocol: Any, light: Light, word: Any, place: Any, block: Any, key: Any, late: bool) -> Any:
-    """Categories, (cell x hidden classes + hidden class) x 5 + outcome, of candidates; or cells alone."""
-    if isinstance(light.candidate, Alias):
-        return look_up(light.candidate, word)
-    at = jnp.zeros(word.shape, jnp.int64) if block is None else block - light.first
-    cell = drawn_cell(light.candidate, at, _uniform(word))
-    if late:
-        return cell * CELL
-
-    def row(inputs: Any) -> Any:
-        place, at, cell = inputs
-        high, low, _, _ = words_at(place, OUTCOMES, key)
-        state = jax.tree.map(lambda leaf: leaf[at], light.states)
-        return drawn_mark(link, protocol, state, cell, _uniform(joined(high, low)), True)
-
-    return cell * CELL + jax.lax.map(row, (place, at, cell))
-
-
-def _of_silent(link: Any, protocol: Any, light: Light, gate: Any, blocks: Blocks, key: Any) -> Any:
-    """Cell and hidden class of gates in which neither light nor noise could click, and a random bit beside."""
-    a, b, c, d = words_at(gate, SILENT, key)
-    coin = (b & np.uint32(1)).astype(jnp.int32)  # the lowest bit, which chooses no category
-    if isinstance(light.silent, Alias):
-        category = look_up(light.silent, joined(a, b))
-        return category // HIDDEN, category % HIDDEN, coin
-    at = jnp.clip(jnp.searchsorted(blocks.ends, gate, side="right") - light.first, 0, light.silent.shape[0] - 1)
-    cell = drawn_cell(light.silent, at, _uniform(joined(a, b)))
-    state = jax.tree.map(lambda leaf: leaf[at], light.states)
-    return cell, drawn_mark(link, protocol, state, cell, _uniform(joined(c, d)), False) // OUTCOMES_OF_A_GATE, coin
-
-
-@functools.partial(jax.jit, static_argnames=("lanes", "steps", "kind"))
-def _candidates(
-    key: Any,
-    link: Any,
-    protocol: Any,
-    light: Light,
-    blocks: Blocks,
-    segment: Any,
-    edges: Any,
-    lanes: int,
-    steps: int,
-    kind: str,
-) -> tuple[Any, ...]:
-    """Gates, blocks, categories, number in each lane, times; and whether all segments were finished."""
-    gates, block, word, done = draw_candidates(key, segment, *edges, blocks, lanes, steps)
-    place = places(segment, steps, lanes)
-    category = _of_candidates(link, protocol, light, word, place, block, key, kind == RECOVERING).astype(jnp.int32)
-    times = None
-    if kind in (PLAIN, NARROW):
-        times = timed(gates, _fired(category, True), edges[0], edges[1], kind == NARROW)
-        done = done & (gates[-1] >= NEVER).all()  # the end of a lane is a candidate as well
-    return gates, block, category, (gates < NEVER).sum(axis=0), times, done
-
-
-def _fired(category: Any, there: Any) -> Any:
-    """Detectors that the light of each category fires, shape (2, ...), where there is any."""
-    outcome = category % OUTCOMES_OF_A_GATE
-    return there & jnp.stack([(outcome == 1) | (outcome > 2), outcome > 1])
-
-
-@functools.partial(jax.jit, static_argnames=("most", "late"))
-def _follow(
-    key: Any,
-    link: Any,
-    protocol: Any,
-    light: Light,
-    drawn: Any,
-    state: State,
-    first: Any,
-    stop: Any,
-    memory: Memory,
-    most: int,
-    late: bool,
-) -> Any:
-    """Memory of the detectors on a batch of candidates."""
-    gates, block, category = drawn
-    last = gates.shape[0] - 1
-    lane = jnp.arange(gates.shape[1])
-
-    def hits(index: Any, gate: Any, there: Any, relative: Any) -> tuple[Any, Any]:
-        at = jnp.minimum(index, last)
-        found = category[at, lane]
-        if not late:
-            return _fired(found, there), found
-        high, low, _, _ = words_at(gate, MARKS, key)
-        row = jnp.zeros(lane.shape, jnp.int64) if block is None else block[at, lane] - light.first
-        states = jax.tree.map(lambda leaf: leaf[row], light.states)
-        uniform = _uniform(joined(high, low))
-        found = found + drawn_mark(link, protocol, states, found // CELL, uniform, True, relative)
-        return _fired(found, there), found
-
-    return follow(state, gates, first, stop, key, memory, most, hits)
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _codes(bits: Any, category: Any, size: int) -> tuple[Any, Any]:
-    """Histogram of a batch's events over (cell, hidden class, bits, coin), and the code of each.
-
-    The code is `NOT_YET` where settings or coin do not come from a candidate, and `NOTHING` where nothing happened.
-    """
-    bits, outcome = bits.astype(jnp.int32), category % OUTCOMES_OF_A_GATE
-    code = (category // OUTCOMES_OF_A_GATE) * CODES + (bits % LIGHT) * 2 + (outcome == 4)
-    settled = (bits >= LIGHT) & ((bits & DOUBLE != DOUBLE) | (outcome > 2))
-    code = jnp.where(settled, code, jnp.where(bits > 0, NOT_YET, NOTHING))
-    return jnp.zeros(size, jnp.int32).at[jnp.where(code >= 0, code, size)].add(1, mode="drop"), code
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _codes_of_light(gates: Any, category: Any, size: int) -> tuple[Any, Any, Any]:
-    """The same without memory, where candidates are the registered clicks; and bits beside."""
-    there = (gates >= 0) & (gates < NEVER)
-    fired = _fired(category, there)
-    bits = jnp.where(there, fired[0] * CLICK_0 + fired[1] * CLICK_1 + (KEPT | LIGHT), 0).astype(jnp.uint8)
-    return *_codes(bits, category, size), bits
-
-
-@functools.partial(jax.jit, static_argnames=("policy", "size"))
-def _plain_codes(happened: Any, table: Table, category: Any, policy: str, size: int) -> tuple[Any, Any, Any]:
-    """The same for detectors of the common kind."""
-    bits = bits_of(happened, table, policy)
-    return *_codes(bits, category, size), bits
-
-
-@jax.jit
-def _late_codes(
-    key: Any, link: Any, protocol: Any, light: Light, blocks: Blocks, gate: Any, bits: Any, category: Any
-) -> Any:
-    """Codes of releases into gates without light, and of double clicks that one release made."""
-    cell, hidden, coin = _of_silent(link, protocol, light, gate, blocks, key)
-    bits = bits.astype(jnp.int32)
-    settings = jnp.where(bits >= LIGHT, category // OUTCOMES_OF_A_GATE, cell * HIDDEN + hidden)
-    return settings * CODES + (bits % LIGHT) * 2 + coin
 
 
 class _Run:
@@ -403,7 +246,7 @@ class _Run:
         edges = start, stop, block
         while not done:
             segment = np.int64(index * lanes)
-            *drawn, number, times, done = _candidates(*common, self.blocks, segment, edges, lanes, steps, self.kind)
+            *drawn, number, times, done = candidates_of(*common, self.blocks, segment, edges, lanes, steps, self.kind)
             steps *= 2
         used = max(1, int((stop > start).sum()))
         table = None if times is None else Table(times, ())
@@ -422,7 +265,7 @@ class _Run:
     def _without_memory(self, candidates: Candidates, whole: bool) -> Batch:
         """Batch of detectors that forget at once: every candidate is a registered click."""
         gates, _, category = candidates.drawn
-        coded = _codes_of_light(gates, category, self.sifting.size)
+        coded = codes_of_light(gates, category, self.sifting.size)
         return self._counted(candidates, Followed(coded, gates, category, None), whole)
 
     def _counted(self, candidates: Candidates, followed: Followed, whole: bool) -> Batch:
@@ -455,7 +298,7 @@ class _Run:
     def _late_codes(self, candidates: Candidates, gate: np.ndarray, bits: np.ndarray, category: np.ndarray) -> np.ndarray:
         filled = np.zeros((3, 1 << max(8, int(gate.size - 1).bit_length())), np.int64)  # few sizes, few compilations
         filled[:, : gate.size] = gate, bits, category
-        return np.asarray(_late_codes(*candidates.common, self.blocks, *filled))[: gate.size]
+        return np.asarray(late_codes(*candidates.common, self.blocks, *filled))[: gate.size]
 
     def _begun(self, index: int) -> tuple[Candidates, State]:
         """Candidates of a batch, and a guess at the state at the end of each lane, from its last candidates."""
@@ -486,7 +329,7 @@ class _Run:
         gates, _, category = candidates.drawn
         if candidates.table is None:
             ends, events = self._follow_generally(candidates, state, np.zeros(self.plan.lanes, np.int32))
-            coded = *_codes(events.bits, events.category, self.sifting.size), events.bits
+            coded = *codes_of_events(events.bits, events.category, self.sifting.size), events.bits
             return ends, Followed(coded, events.gate, events.category, None)
         while True:
             ends, happened = self._follow_plainly(candidates, state, 0, True)
@@ -497,7 +340,7 @@ class _Run:
                     candidates = self._with_delays(candidates, 2 * levels)
                     continue
             policy = self.memory.policy
-            coded = _plain_codes(happened, candidates.table, category, policy, self.sifting.size)
+            coded = plain_codes(happened, candidates.table, category, policy, self.sifting.size)
             if releases is None:
                 return ends, Followed(coded, gates, category, None)
             if policy == "all_live":
@@ -515,7 +358,7 @@ class _Run:
         most, done = self._most(), False
         common, stop, late = candidates.common, candidates.stop, self.kind == RECOVERING
         while not done:
-            ends, events, done = _follow(*common, candidates.drawn, state, first, stop, self.memory, most, late)
+            ends, events, done = follow_lanes(*common, candidates.drawn, state, first, stop, self.memory, most, late)
             most *= 2
         return jax.tree.map(np.asarray, ends), events
 
