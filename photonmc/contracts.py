@@ -169,7 +169,9 @@ class Channel(Protocol):
 class Receiver(Protocol):
     """From photons at the receiver's entrance to clicks."""
 
-    gate_width_ns: float | None
+    def gate_ns(self) -> Any:
+        """Width of the gate in which background acts [ns], None for the whole period."""
+        ...
 
     def routing(
         self, state: ChannelState, matched: Float[Array, " cell"], bit: Int[Array, " cell"]

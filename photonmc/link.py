@@ -39,5 +39,5 @@ class Link:
 
     def _gate_s(self) -> Any:
         """Time in which background can fire a detector in one pulse [s]: the gate, or the whole period without one."""
-        gate_ns = self.receiver.gate_width_ns
+        gate_ns = self.receiver.gate_ns()
         return 1.0 / self.source.pulse_rate_hz if gate_ns is None else gate_ns * 1e-9

@@ -85,18 +85,29 @@ def intensities_fit_the_analysis(get: Get, free: Bounds) -> Iterator[Mistake]:
 def dark_counts(get: Get, free: Bounds) -> Iterator[Mistake]:
     """Dark counts are a probability, or a rate with a gate; beside a probability a gate is read for background alone."""
     probability, rate = get("receiver.dark_count_probability"), get("receiver.dark_count_rate_hz")
-    gate = get("receiver.gate_width_ns")
-    either = "give either dark_count_probability, or dark_count_rate_hz with gate_width_ns"
+    gate, window = get("receiver.gate_width_ns"), get("receiver.detection_window_ps")
+    either = "give either dark_count_probability, or dark_count_rate_hz with gate_width_ns or detection_window_ps"
     if (probability is None) == (rate is None):
         yield Mistake("receiver.dark_count_probability", f"{either}; there {'is none' if rate is None else 'are both'}")
-    elif rate is not None and gate is None:
+    elif rate is not None and gate is None and window is None:
         yield Mistake("receiver.gate_width_ns", "is required with dark_count_rate_hz")
-    elif rate is None and gate is not None and get("channel.kind") not in WITH_BACKGROUND:
-        yield Mistake("receiver.gate_width_ns", f"is read with dark_count_rate_hz or background alone, but is {gate:g}")
+    elif rate is None and get("channel.kind") not in WITH_BACKGROUND:
+        if gate is not None:
+            yield Mistake("receiver.gate_width_ns", f"is read with dark_count_rate_hz or background alone, but is {gate:g}")
+        still = all(_equal(get(f"receiver.timing_jitter_{name}"), 0.0) for name in ("ps", "tail_ps"))
+        if window is not None and still:
+            only = "is read with jitter, dark_count_rate_hz or background alone"
+            yield Mistake("receiver.detection_window_ps", f"{only}, but is {window:g}")
 
 
 def gate_fits_the_period(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """Gates do not overlap."""
+    """Gates do not overlap, and there is one."""
+    window = get("receiver.detection_window_ps")
+    if window is not None and get("receiver.gate_width_ns") is not None:
+        yield Mistake("receiver.detection_window_ps", f"is a gate; give it or gate_width_ns, not both, but is {window:g}")
+    if window is not None and window * get("source.pulse_rate_hz") > 1e12 * (1.0 + 1e-9):
+        period = 1e12 / get("source.pulse_rate_hz")
+        yield Mistake("receiver.detection_window_ps", f"must not exceed the pulse period, {period:g} ps, but is {window:g}")
     gate, rate = get("receiver.gate_width_ns"), get("source.pulse_rate_hz")
     if gate is not None and get("channel.kind") in WITH_BACKGROUND and gate * rate > 1e9 * (1.0 + 1e-9):
         yield Mistake("receiver.gate_width_ns", f"must not exceed the pulse period, {1e9 / rate:g} ns, but is {gate:g}")
@@ -161,17 +172,22 @@ NEUTRAL = {
     "afterpulse_memory": "last",
     "timing_jitter_ps": 0.0,
     "timing_jitter_tail_ps": 0.0,
+    "detection_window_ps": None,
     "dead_time_kind": "nonparalyzable",
     "dead_time_policy": "all_live",
 }
 """Settings of the receiver that make gates depend on each other, or move time tags, at the values that do neither."""
 EVERYTHING = frozenset(NEUTRAL)
+WINDOW = ("timing_jitter_ps", "timing_jitter_tail_ps", "detection_window_ps")
+"""Of these, those that together say how many photons the detection window loses, which every sampler knows."""
 
 
 def detector_memory(get: Get, free: Bounds) -> Iterator[Mistake]:
     """Settings that the count model, or the sampler asked for by name, does not represent stand at their neutral value."""
     model, sampler = get("receiver.count_model"), get("run.sampler")
     values = {name: get(f"receiver.{name}") for name in NEUTRAL}
+    if model == "exact" and values["detection_window_ps"] is not None:
+        values |= {name: NEUTRAL[name] for name in WINDOW}  # jitter and window change how many photons count
     if model != "exact":
         read, why = READS[model], f"count_model {model} does not read it"
     elif sampler == "expected":

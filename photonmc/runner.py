@@ -221,7 +221,9 @@ def chosen_sampler(study: Study) -> str:
     if link.receiver.count_model != "exact":
         return "expected"
     memory, receiver = link.receiver.memory(float(link.source.pulse_rate_hz)), link.receiver
-    jitter = np.any(receiver.timing_jitter_ps) or np.any(receiver.timing_jitter_tail_ps)
+    jitter = receiver.detection_window_ps is None and (
+        np.any(receiver.timing_jitter_ps) or np.any(receiver.timing_jitter_tail_ps)
+    )
     constant = study.run.block_size_z is not None or len(link.block_lengths(2)) == 1
     return "counts" if not jitter and (memory.none or (memory.renews and constant)) else "clicks"
 

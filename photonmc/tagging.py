@@ -11,6 +11,7 @@ import numpy as np
 
 from photonmc import __version__
 from photonmc.clock import Clock
+from photonmc.detector.jitter import FWHM_PER_SIGMA
 from photonmc.errors import ConfigError, Mistake
 from photonmc.progress import Progress
 from photonmc.random import fold_name, host_generator, point_key
@@ -23,6 +24,8 @@ from photonmc.timetags import Clicks, TagFile
 SIGMAS, MEANS = 9.0, 45.0
 """Where the Gaussian part of the jitter [standard deviations] and its exponential tail [means] are cut off; beyond them lie
 1e-19 and 3e-20 of all clicks."""
+LEAST_SHARE = 0.01
+"""Clicks are drawn until they lie in the detection window; smaller shares would take too long."""
 SAMPLERS = ("auto", "clicks", "pulses")
 """Samplers that know when each click came."""
 
@@ -31,17 +34,25 @@ class Jitter:
     """Delay of each detector's clicks: a Gaussian part, given by its full width at half maximum, and an exponential tail."""
 
     def __init__(self, receiver: Any, key: Any) -> None:
-        self._sigma = _pair(receiver.timing_jitter_ps) / (2.0 * math.sqrt(2.0 * math.log(2.0)))
+        self._sigma = _pair(receiver.timing_jitter_ps) / FWHM_PER_SIGMA
         self._tail = _pair(receiver.timing_jitter_tail_ps)
+        window = receiver.detection_window_ps
+        self._half = math.inf if window is None else 0.5 * window
         self._gaussian, self._exponential = (host_generator(fold_name(key, f"jitter.{part}")) for part in ("sigma", "tail"))
 
     def bounds_ps(self) -> tuple[float, float]:
         """Least and largest delay [ps]."""
         sigma = SIGMAS * float(self._sigma.max())
-        return -sigma, sigma + MEANS * float(self._tail.max())
+        return max(-sigma, -self._half), min(sigma + MEANS * float(self._tail.max()), self._half)
 
     def draw_ps(self, detector: np.ndarray) -> np.ndarray:
-        """Delay of the next clicks, in their order [ps]."""
+        """Delay of the next clicks, in their order [ps]; those that leave the detection window are drawn anew."""
+        delay = self._draw_ps(detector)
+        while (out := np.flatnonzero(np.abs(delay) > self._half)).size:
+            delay[out] = self._draw_ps(detector[out])
+        return delay
+
+    def _draw_ps(self, detector: np.ndarray) -> np.ndarray:
         delay = np.zeros(detector.size)
         if self._sigma.any():
             delay += np.clip(self._gaussian.standard_normal(detector.size), -SIGMAS, SIGMAS) * self._sigma[detector]
@@ -61,6 +72,9 @@ def tag_refusals(study: Study) -> Iterator[Mistake]:
             yield Mistake(
                 "run.sampler", f'must be "clicks" or "pulses" for time tags, but is "{sampler}", which knows no times'
             )
+    share = float(np.min(study.link.receiver.window_shares())) if not study.axes and not study.free else 1.0
+    if share < LEAST_SHARE:
+        yield Mistake("receiver.detection_window_ps", f"holds {share:.3g} of the clicks; time tags need {LEAST_SHARE:g}")
     for axis in study.axes:
         yield Mistake(axis.name, "is scanned, but time tags belong to one point")
     if max(study.values_of("run.realizations")) > 1:

@@ -192,6 +192,7 @@ REFUSED = {
             "afterpulse_time_ns": 10.0,
             "timing_jitter_ps": 10.0,
             "timing_jitter_tail_ps": 10.0,
+            "detection_window_ps": 2e3,
             "afterpulse_kind": "band",
             "afterpulse_memory": "all",
             "dead_time_kind": "paralyzable",

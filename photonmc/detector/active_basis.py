@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax.numpy as jnp
 
 from photonmc.contracts import ChannelState, record
+from photonmc.detector.jitter import share_within
 from photonmc.detector.memory import Memory, memory_of
 from photonmc.units import Range, Several, probability_from_rate, static
 
@@ -38,6 +39,8 @@ class ActiveBasis:
     """Dark count rate of one detector [Hz]."""
     gate_width_ns: Annotated[float, Range(0.0, 1e9, "ns", open_low=True)] | None = None
     """Width of the gate in which rates of dark counts and background act [ns]: p = 1 - exp(-rate x gate)."""
+    detection_window_ps: Annotated[float, Range(0.0, 1e12, "ps", open_low=True)] | None = None
+    """Detectors are on for so long around each pulse [ps]: photons that jitter moves out are lost, rates act within."""
     optics_transmittance: Probability = 1.0
     """Transmittance of the receiver's optics."""
     dead_time_ns: Annotated[Pair, Several(0.0, 1e12, "ns", entries=2)] = 0.0
@@ -65,16 +68,27 @@ class ActiveBasis:
     kind: Literal["active_basis"] = static(default="active_basis")
 
     def efficiencies(self) -> Float[Array, " detector"]:
-        """Detection efficiency of each detector."""
-        return jnp.broadcast_to(jnp.asarray(self.efficiency), (2,))
+        """Detection efficiency of each detector, for photons that arrive in the detection window or not."""
+        efficiency = jnp.broadcast_to(jnp.asarray(self.efficiency), (2,))
+        return efficiency if self.detection_window_ps is None else efficiency * self.window_shares()
+
+    def window_shares(self) -> Float[Array, " detector"]:
+        """Share of photons that jitter leaves in the detection window (theory 5.5), 1 without one."""
+        if self.detection_window_ps is None:
+            return jnp.ones(2)
+        return share_within(self.detection_window_ps, self.timing_jitter_ps, self.timing_jitter_tail_ps)
+
+    def gate_ns(self) -> Any:
+        """Width of the gate in which rates act [ns], None for the whole period."""
+        return self.gate_width_ns if self.detection_window_ps is None else self.detection_window_ps * 1e-3
 
     def dark_probability(self) -> Float[Array, " detector"]:
         """Dark count probability of each detector in one gate."""
         if self.dark_count_probability is not None:
             dark = jnp.asarray(self.dark_count_probability)
         else:
-            assert self.dark_count_rate_hz is not None and self.gate_width_ns is not None
-            dark = probability_from_rate(jnp.asarray(self.dark_count_rate_hz), self.gate_width_ns)
+            assert self.dark_count_rate_hz is not None
+            dark = probability_from_rate(jnp.asarray(self.dark_count_rate_hz), self.gate_ns())
         return jnp.broadcast_to(dark, (2,))
 
     def detected_fractions(self, state: ChannelState) -> tuple[Any, Any]:
