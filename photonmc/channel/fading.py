@@ -1,0 +1,110 @@
+"""Fading: laws of the scintillation and of the pointing error, as quadrature nodes and as correlated trajectories."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, i0e
+
+from photonmc.channel.diffraction import gauss
+from photonmc.channel.turbulence import strong_index
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
+POINTING_NODES, FAR_POINTING = 32, 7.5
+"""Nodes of the pointing offset, and how many standard deviations they reach."""
+SCINTILLATION_NODES = 16
+"""Nodes of a log-normal scintillation."""
+GAMMA_NODES = 64
+"""Nodes of each of the two factors of a gamma-gamma scintillation, and of their product."""
+
+
+def offset_nodes(jitter: Any, boresight: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+    """Radial pointing offsets and their weights: Rice's law, Rayleigh's without boresight error.
+
+    Args:
+        jitter: Standard deviation of each axis, in any unit of length or angle; may be 0.
+        boresight: Mean offset, in that unit.
+    """
+    tiny = 1e-9 * (1.0 + boresight)  # a jitter of 0 in this unit leaves the boresight error
+    sigma = jnp.maximum(jnp.asarray(jitter), jnp.where(boresight > 0.0, 1e-6 * boresight, tiny * 1e-6))
+    low = jnp.maximum(boresight - FAR_POINTING * sigma, 0.0)
+    r, weights = gauss(low, boresight + FAR_POINTING * sigma, POINTING_NODES)
+    density = r / sigma**2 * jnp.exp(-0.5 * ((r - boresight) / sigma) ** 2) * i0e(r * boresight / sigma**2)
+    weights = weights * density
+    return r, weights / weights.sum()
+
+
+def lognormal_nodes(index: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+    """Log-normal scintillation of mean 1 and a scintillation index (theory 3.3), by Gauss-Hermite quadrature."""
+    x, weights = np.polynomial.hermite_e.hermegauss(SCINTILLATION_NODES)
+    variance = jnp.log1p(index)
+    return jnp.exp(_root(variance) * x - 0.5 * variance), jnp.asarray(weights / weights.sum())
+
+
+def gamma_shapes(rytov: Any) -> tuple[Any, Any]:
+    """Shapes of the two gamma laws of a point receiver: Al-Habash, Andrews, Phillips, Opt. Eng. 40, 1554 (2001)."""
+    large, small = strong_index(rytov)
+    return 1.0 / jnp.expm1(large), 1.0 / jnp.expm1(small)
+
+
+def gamma_gamma_nodes(rytov: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+    """Gamma-gamma scintillation of mean 1: the product of two gamma numbers, by the trapezoidal rule in the logarithm."""
+    shapes = gamma_shapes(rytov)
+    spread = jnp.sqrt(1.0 / shapes[0] + 1.0 / shapes[1] + 1.0 / (shapes[0] * shapes[1]))
+    grid = jnp.linspace(-1.0, 1.0, GAMMA_NODES)
+    reach = 9.0 * jnp.minimum(spread, 1.5) + 2.0 * spread
+    log_i = reach * (grid - 0.25)
+    log_x = reach * (grid - 0.25)
+
+    def log_density(shape: Any, log_of: Any) -> Any:
+        return shape * jnp.log(shape) - gammaln(shape) + shape * log_of - shape * jnp.exp(log_of)
+
+    joint = log_density(shapes[0], log_x) + log_density(shapes[1], log_i[:, None] - log_x)
+    weights = jnp.exp(joint).sum(axis=1)
+    intensity = jnp.exp(log_i)
+    weights = weights / weights.sum()
+    return intensity / (intensity * weights).sum(), weights
+
+
+def ornstein_uhlenbeck(key: Key[Array, ""], decay: Any, count: int) -> Float[Array, "process block"]:
+    """Independent Gaussian processes of variance 1 whose neighboring blocks are correlated by `decay` (theory 3.4).
+
+    Args:
+        key: Of the random numbers.
+        decay: Correlation of each block with the one before it, shape (block,).
+        count: Number of processes.
+    """
+    blocks = decay.shape[0]
+    lanes = max(1, math.isqrt(blocks))
+    steps = -(-blocks // lanes)
+    noise = jax.random.normal(key, (count, lanes * steps), dtype=jnp.float64)
+    kept = jnp.where(jnp.arange(blocks) == 0, 0.0, decay)
+    kept = jnp.pad(kept, (0, lanes * steps - blocks))
+    fresh = noise * jnp.sqrt(1.0 - kept**2)
+    # each lane from 0, and how much of its beginning is left at each step; then the lanes one after another
+    by_step = (kept.reshape(lanes, steps).T, jnp.moveaxis(fresh.reshape(count, lanes, steps), 2, 0))
+
+    def within(carry: Any, step: Any) -> tuple[Any, Any]:
+        left, x = carry[0] * step[0], carry[1] * step[0] + step[1]
+        return (left, x), (left, x)
+
+    begin = jnp.ones(lanes), jnp.zeros((count, lanes))
+    _, (left, x) = jax.lax.scan(within, begin, by_step)
+
+    def between(end: Any, lane: Any) -> tuple[Any, Any]:
+        return lane[0] * end + lane[1], end
+
+    _, before = jax.lax.scan(between, jnp.zeros(count), (left[-1], x[-1].T))
+    whole = x + left[:, None, :] * before.T
+    return jnp.moveaxis(whole, 0, 2).reshape(count, lanes * steps)[:, :blocks]
+
+
+def _root(x: Any) -> Any:
+    """Square root with a finite slope at 0."""
+    return jnp.sqrt(jnp.maximum(x, 0.0) + 1e-300)
