@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STOPPED = (130, 143)
 """Exit codes after Ctrl-C and after SIGTERM."""
+_INTERRUPTED: list[bool] = []
+"""Whether Ctrl-C came while nothing was ready to be stopped in order."""
 MOST_MISTAKES = 100
 """Mistakes that are printed [count]."""
 
@@ -29,7 +31,7 @@ app = App(
     name="photonmc",
     help="Predict the secret key of a quantum-key-distribution link before anyone builds it.\n\n"
     "CONFIG is a TOML file, or preset:NAME for a ready link (photonmc presets lists them).\n\n"
-    "Exit code 0: done; 2: bad input, all mistakes on stderr; 1: failure.",
+    "Exit code 0: done; 2: bad input, all mistakes on stderr; 130: stopped by Ctrl-C; 1: failure.",
     version=__version__,
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
@@ -91,6 +93,8 @@ def run(
 
     study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, refusals, unusable)
     progress = Progress(total_pulses(study), sys.stderr)
+    if _INTERRUPTED:
+        raise KeyboardInterrupt
     with progress.taking_interrupts():
         result = (
             simulate(study, progress=progress) if time_tags is None else simulate_tagged(study, time_tags, force, progress)
@@ -270,10 +274,19 @@ def _keep_compiled_kernels() -> None:
             os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
+def _interrupt(*_: object) -> None:
+    _INTERRUPTED.append(True)  # should a callback of the garbage collector swallow the exception
+    if len(_INTERRUPTED) > 1:
+        os._exit(STOPPED[0])
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     _keep_compiled_kernels()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED[1]))  # so that files half written are removed
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = _exit_code(sys.argv[1:] if arguments is None else arguments)
     except SystemExit as stop:

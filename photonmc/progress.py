@@ -31,14 +31,15 @@ class Progress:
         """
         self.total, self.done, self.stopped = total, 0.0, False
         self._stream = stream
-        self._start = time.monotonic()
-        self._next = self._start + FIRST_S
+        self._next = time.monotonic() + FIRST_S
+        self._first: tuple[float, float] | None = None
         self._open_line = False
 
     def advance(self, pulses: float) -> bool:
         """Note that further pulses are done; returns whether the work should stop here."""
         self.done += pulses
         now = time.monotonic()
+        self._first = self._first or (now, self.done)  # what came before waited for a compilation, too
         if self._stream is not None and now >= self._next and not (self.total and self.done >= self.total):
             terminal = self._stream.isatty()
             self._next = now + (TERMINAL_S if terminal else LOG_S)
@@ -55,8 +56,11 @@ class Progress:
             self._open_line = False
 
     def _line(self, now: float) -> str:
-        rate = self.done / (now - self._start)
         text = f"photonmc: {self.done:.3g} pulses"
+        began, done = self._first or (now, self.done)
+        if now <= began:
+            return text if self.total is None else f"{text} of {self.total:.3g}"
+        rate = (self.done - done) / (now - began)
         if self.total is None or self.total <= 0:
             return f"{text}, {rate:.3g} pulses/s"
         left = (self.total - self.done) / rate if rate > 0 else float("inf")

@@ -86,6 +86,7 @@ class PtuFile:
             comment: What a reader should know.
         """
         self._tags: dict[str, int | float | str | None] = {
+            "File_GUID": "{00000000-0000-0000-0000-000000000000}",
             "File_Comment": comment,
             "File_CreatingTime": CREATED,
             "CreatorSW_Name": "photonmc",

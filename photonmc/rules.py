@@ -192,14 +192,13 @@ def detector_memory(get: Get, free: Bounds) -> Iterator[Mistake]:
         read, why = READS[model], f"count_model {model} does not read it"
     elif sampler == "expected":
         read, why = frozenset(), 'sampler "expected" has no detector memory; "clicks" and "pulses" have'
-    elif sampler == "counts" and not (_renews(values) and get("channel.kind") not in WITH_END):
-        read = frozenset()
+    elif sampler == "counts":
+        renews = _one_dead_time_for_both(values) and get("channel.kind") not in WITH_END
+        read = frozenset({"dead_time_ns", "dead_time_policy"}) if renews else frozenset()
         why = (
             'sampler "counts" knows no detector memory but a non-paralyzable dead time, one for both detectors, under the '
             'policy "blank_all" behind a constant channel; "clicks" and "pulses" know all'
         )
-    elif sampler == "counts":
-        read, why = frozenset({"dead_time_ns", "dead_time_policy"}), ""
     else:
         read, why = EVERYTHING, ""
     for name, plain in NEUTRAL.items():
@@ -213,12 +212,11 @@ def _equal(value: Any, plain: Any) -> bool:
     return all(item == plain for item in value) if isinstance(value, (list, tuple)) else value == plain
 
 
-def _renews(values: dict[str, Any]) -> bool:
-    """Whether counts under dead time follow a renewal law; see `photonmc.detector.memory.Memory.renews`."""
+def _one_dead_time_for_both(values: dict[str, Any]) -> bool:
+    """Whether every click blanks both detectors for one time; see `photonmc.detector.memory.Memory.renews`."""
     dead = values["dead_time_ns"]
-    others = (n for n in NEUTRAL if n not in ("dead_time_ns", "dead_time_policy"))
     same = not isinstance(dead, (list, tuple)) or len(set(dead)) == 1
-    return same and values["dead_time_policy"] == "blank_all" and all(_equal(values[n], NEUTRAL[n]) for n in others)
+    return bool(same and values["dead_time_policy"] == "blank_all")
 
 
 def traps(get: Get, free: Bounds) -> Iterator[Mistake]:

@@ -13,6 +13,7 @@ from scipy import stats
 from test_random import assert_distributed, generator
 
 import photonmc as pm
+from photonmc.channel.recorded import Samples
 from photonmc.contracts import ChannelState, counts_from_tally
 from photonmc.sampling.blocks import draw_blocks
 from photonmc.sampling.expected import tally_probabilities
@@ -262,3 +263,26 @@ def test_pooled_and_exact_draws_agree():
         variance = lengths @ (tables * (1 - tables))
         assert_counts_agree(counts.sum(axis=0), 4000 * lengths @ tables, 4000 * variance)
         np.testing.assert_allclose(counts.var(axis=0), variance, rtol=4.9 * np.sqrt(3 / 4000))
+
+
+@pytest.mark.parametrize("pooling_error", [1e-5, 1e-2])
+def test_a_record_pooled_into_few_bins_or_one(pooling_error):
+    """Through the sampler, against the expectation; 1e9 pulses find 0.5 % in clicks."""
+    time, loss = np.arange(200) * 0.1, 20.0 + 0.01 * np.arange(200)
+    record = pm.Recorded(file="r", samples=Samples(time, loss, np.zeros(200)))
+    study = pm.Study(
+        pm.Link(pm.WeakCoherent(5e7, (0.5, 0.1, 0.0), (0.7, 0.2, 0.1)), record, RECEIVERS["active_basis"]),
+        pm.BB84(0.9),
+        pm.Run(pooling_error=pooling_error, seed=4),
+    )
+    found, mean = pm.simulate(study, sampler="counts"), pm.simulate(study, sampler="expected")
+    assert found.pooling_error_bound[0] <= pooling_error
+    assert_counts_agree(found.counts.detections, mean.counts.detections, mean.counts.detections)
+    assert_counts_agree(found.detector_clicks, mean.detector_clicks, mean.detector_clicks)
+
+
+def test_rows_of_a_record_that_begins_late():
+    """Times far from 0 are rounded by more than a part of a gate; each row holds its 37 gates all the same."""
+    record = pm.Recorded(file="r", samples=Samples(10.0 + 37e-9 * np.arange(600), np.full(600, 20.0), np.zeros(600)))
+    link = pm.Link(SOURCES["weak_coherent"], record, RECEIVERS["active_basis"])
+    assert record.pulses(1e9) == 22_200 and (link.block_lengths(22_200) == 37).all()

@@ -89,7 +89,8 @@ class Recorded:
         times = xp.append(time, 2.0 * time[-1] - time[-2]) - time[0]
         gates = times * pulse_rate_hz
         # the first pulse at or after it; times are decimal numbers, which do not fall on gates exactly
-        return xp.ceil(gates - xp.maximum(1e-6, 1e-15 * gates))
+        rounded = 1e-15 * xp.maximum(gates, xp.abs(time[0]) * pulse_rate_hz)
+        return xp.ceil(gates - xp.maximum(1e-6, rounded))
 
     def pulses(self, pulse_rate_hz: Any) -> Any:
         """Pulses that fall into the record."""

@@ -38,7 +38,8 @@ class ActiveBasis:
     dark_count_rate_hz: Annotated[Pair, Several(0.0, 1e12, "Hz", entries=2)] | None = None
     """Dark count rate of one detector [Hz]."""
     gate_width_ns: Annotated[float, Range(0.0, 1e9, "ns", open_low=True)] | None = None
-    """Width of the gate in which rates of dark counts and background act [ns]: p = 1 - exp(-rate x gate)."""
+    """Width of the gate in which rates of dark counts and background act [ns]: p = 1 - exp(-rate x gate); without one,
+    background acts all the period."""
     detection_window_ps: Annotated[float, Range(0.0, 1e12, "ps", open_low=True)] | None = None
     """Detectors are on for so long around each pulse [ps]: photons that jitter moves out are lost, rates act within."""
     optics_transmittance: Probability = 1.0

@@ -104,6 +104,7 @@ class Law:
         memory = link.receiver.memory(float(link.source.pulse_rate_hz))
         self.dead_gates = int(memory.dead_gates[0])
         self.bound = 0.0
+        self.blind: np.ndarray | None = None  # of a channel that never changes
 
         def tables(values: np.ndarray) -> np.ndarray:
             chosen = jax.tree.unflatten(structure, list(values.T))
@@ -125,7 +126,7 @@ class Law:
 
     def draw(self, rng: np.random.Generator, draws: int, pulses: int | None, block_size_z: int | None) -> np.ndarray:
         """Counts over places, shape (draws, place)."""
-        if len(self.lengths) > 1:
+        if self.blind is None:
             return draw_blocks(rng, self.tables, self.lengths, draws)
         live, clicking = self.tables[0], self.places.clicking
         if block_size_z is not None:

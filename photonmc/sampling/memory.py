@@ -36,12 +36,14 @@ class State(NamedTuple):
         blinded: Gate at which the last dead time began.
         avalanche: Gate of the last avalanche.
         release: Gate that the next release of a trap will fill, `NEVER` where none comes.
+        early: How long before that gate the release comes [gates].
         loads: Mean releases after the dead time, at the last avalanche, shape (2, trap, ...).
     """
 
     blinded: Any
     avalanche: Any
     release: Any
+    early: Any
     loads: Any
 
 
@@ -62,7 +64,7 @@ class Events(NamedTuple):
 def fresh(lanes: int, memory: Memory) -> State:
     """Live detectors with empty traps."""
     ago, never = np.full((2, lanes), LONG_AGO), np.full((2, lanes), NEVER)
-    return State(ago, ago, never, np.zeros((2, memory.lifetimes.size, lanes)))
+    return State(ago, ago, never, np.zeros((2, lanes)), np.zeros((2, memory.lifetimes.size, lanes)))
 
 
 def reach(memory: Memory) -> float:
@@ -88,10 +90,15 @@ def delay_of(exponents: Any, left: Any, lifetimes: Any) -> Any:
     return jnp.where(comes, lifetimes * minus_log(1.0 - share), jnp.inf)
 
 
-def filled(gate: Any, delay: Any, dead_time: Any, dead_gates: Any) -> Any:
-    """Gate that a release fills: the first at or after it (theory 6.3, Eq. (34)); the dead time began at `gate`."""
-    gates = jnp.maximum(jnp.ceil(dead_time + delay), (dead_gates + 1).astype(float))
-    return jnp.where(jnp.isfinite(delay), gate + jnp.minimum(gates, 2.0**60).astype(jnp.int64), NEVER)
+def filled(gate: Any, delay: Any, dead_time: Any, dead_gates: Any) -> tuple[Any, Any]:
+    """Gate that a release fills, the first at or after it (theory 6.3, Eq. (34)), and how long before that gate it comes.
+
+    The dead time began at `gate`.
+    """
+    comes = jnp.isfinite(delay)
+    gates = jnp.minimum(jnp.maximum(jnp.ceil(dead_time + delay), (dead_gates + 1).astype(float)), 2.0**60)
+    early = jnp.where(comes, gates - (dead_time + jnp.where(comes, delay, 0.0)), 0.0)
+    return jnp.where(comes, gate + gates.astype(jnp.int64), NEVER), early
 
 
 def _of_any_traps(state: State, gate: Any, clicks: Any, blinded: Any, key: Any, memory: Memory) -> State:
@@ -107,10 +114,12 @@ def _of_any_traps(state: State, gate: Any, clicks: Any, blinded: Any, key: Any, 
     words = [words_at(gate, RELEASES + trap, key) for trap in range(memory.lifetimes.size)]
     pairs = [[joined(a, b) for a, b, _, _ in words], [joined(c, d) for _, _, c, d in words]]
     delay = delay_of(exponential(jnp.stack([jnp.stack(pair) for pair in pairs])), left, lifetimes).min(axis=1)
-    drawn = filled(gate, delay, memory.dead_time[:, None], memory.dead_gates[:, None])
-    # a release within the new dead time is lost, the next one after it is drawn; a later one stands
-    lost = blinded & (state.release <= gate + memory.dead_gates[:, None])
-    return state._replace(avalanche=avalanche, release=jnp.where(clicks | lost, drawn, state.release), loads=loads)
+    drawn, early = filled(gate, delay, memory.dead_time[:, None], memory.dead_gates[:, None])
+    # a release within the new dead time, whole gates or not, is lost, the next one after it is drawn; a later one stands
+    lost = blinded & ((state.release - gate) - state.early <= memory.dead_time[:, None])
+    new = clicks | lost
+    release, early = jnp.where(new, drawn, state.release), jnp.where(new, early, state.early)
+    return state._replace(avalanche=avalanche, release=release, early=early, loads=loads)
 
 
 def advance(
