@@ -93,7 +93,10 @@ class Plan:
         self._cumulative = np.concatenate([[0.0], np.cumsum(self._jumps)])
         density = self._cumulative[-1] / self._starts[-1]
         total = self._cumulative[-1] if gates is None else density * gates + 1.0
-        self.lanes, jumps = shape_of(total, 16.0 * (1.0 + reach * density))
+        # a detector that mostly waits for the end of its dead time forgets when that began only after about as many of them
+        # as there are candidates in one
+        remembered = reach * density
+        self.lanes, jumps = shape_of(total, 16.0 * (1.0 + remembered * (1.0 + remembered)))
         self.segments = max(1, math.ceil(self._cumulative[-1] / jumps))
         # the number of jumps has a variance below its mean; a segment that needs more is drawn again with room for them
         self.steps = jumps + 5 * math.isqrt(jumps) + 20
