@@ -102,7 +102,7 @@ def run(
     if time_tags is not None:
         print(f"wrote {time_tags}", file=sys.stderr)
     _deliver(result, out, force, json_)
-    return STOPPED[0] if progress.stopped else 0
+    return STOPPED[0] if result.stopped.any() else 0
 
 
 @app.command
@@ -242,6 +242,15 @@ def _study(
     except ConfigError as error:
         mistakes += error.mistakes
     mistakes += more()
+    record = getattr(study.link.channel, "file", "") if study is not None else ""
+    read = (
+        {os.path.realpath(config), os.path.realpath(Path(config).parent / record)} if record else {os.path.realpath(config)}
+    )
+    mistakes += [
+        Mistake(f"--out {path}", "is read as input")
+        for path in out
+        if "\0" not in str(path) and os.path.realpath(path) in read
+    ]
     names = [os.path.realpath(path) for path in out if "\0" not in str(path)]
     for path in out:
         mistakes += unusable_output(path, force, realizations)
@@ -284,13 +293,21 @@ def _interrupt(*_: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     _keep_compiled_kernels()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED[1]))  # so that files half written are removed
+    for name in ("SIGTERM", "SIGHUP"):  # so that files half written are removed
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: sys.exit(STOPPED[1]))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         code = _exit_code(sys.argv[1:] if arguments is None else arguments)
     except SystemExit as stop:
         code = int(stop.code or 0)
+    except Exception:
+        if not _INTERRUPTED:
+            raise
+        print("photonmc: interrupted", file=sys.stderr)  # in the middle of an import, which fails in its own way
+        code = STOPPED[0]
     if code in STOPPED:  # jax may still compute on threads of its own, which crash a shutdown in order
         sys.stdout.flush()
         sys.stderr.flush()

@@ -178,6 +178,16 @@ def total_pulses(study: Study) -> float | None:
     return None if per_point is None else sum(per_point) * study.points / len(per_point) * study.run.realizations
 
 
+def expected_pulses(study: Study) -> float:
+    """Mean number of pulses of a block of a study of one point, at most 1e15, which no sampler passes."""
+    if study.run.block_size_z is None:
+        return float(study.run.fixed_pulses(study.link))
+    with jax.enable_x64(True):
+        _, batch = next(study.batches(1))
+        gain = float(_gain_batch(kernel_study(batch))[0])
+    return float(min(study.run.block_size_z / gain, MAX_PULSES)) if gain > 0 else MAX_PULSES
+
+
 def run_refusals(study: Study) -> Iterator[Mistake]:
     """Why a valid study cannot be run."""
     for mark in study.free:
@@ -259,7 +269,7 @@ def _simulate_batch(points: np.ndarray, batch: Study, progress: Progress, listen
         pooling_error_bound=np.array([drawn.pooling_error_bound for drawn in gathered]),
         stopped=stopped,
         keys=keys,
-        realizations=realizations,
+        realizations=np.maximum((counts.pulses > 0).sum(axis=1), 1),  # a stop leaves some out
     )
 
 
@@ -321,7 +331,7 @@ def _part(
     pooling_error_bound: np.ndarray | None = None,
     stopped: np.ndarray | None = None,
     keys: Keys | None = None,
-    realizations: int = 1,
+    realizations: np.ndarray | int = 1,
 ) -> Part:
     source = batch.link.source
     nothing = np.zeros(len(points))
@@ -336,7 +346,7 @@ def _part(
         pooling_error_bound=nothing if pooling_error_bound is None else pooling_error_bound,
         stopped=nothing > 0 if stopped is None else stopped,
         keys=keys,
-        realizations=np.full(len(points), realizations),
+        realizations=np.broadcast_to(realizations, len(points)),
         tuned={},
     )
 
@@ -356,7 +366,7 @@ def _refuse_endless(points: np.ndarray, kernel: Study, stops: list[tuple[int | N
     found = []
     for point, gain, (_, block) in zip(points, np.asarray(_gain_batch(kernel)).tolist(), stops, strict=True):
         assert block is not None
-        mean = block / gain if gain > 0 else np.inf
+        mean = block / gain + _blind_pulses(kernel, block) if gain > 0 else np.inf
         if mean > MAX_PULSES:
             needs = f"needs {mean:.3g} pulses on average" if gain > 0 else "waits for Z detections that cannot come"
             where = f" at point {point}" if len(points) > 1 else ""
@@ -368,6 +378,13 @@ def _refuse_endless(points: np.ndarray, kernel: Study, stops: list[tuple[int | N
             )
     if found:
         raise ConfigError(found)
+
+
+def _blind_pulses(kernel: Study, block: int) -> float:
+    """Pulses that detectors spend blind, at least, until so many detections are there."""
+    shortest = 1e-9 * np.min(kernel.link.receiver.dead_time_ns) * np.min(kernel.link.source.pulse_rate_hz)
+    at_once = 1 if kernel.link.receiver.dead_time_policy == "blank_all" else 2  # detectors that may click in turn
+    return float(shortest) * max(0, block // at_once - 1)
 
 
 def _standard_error(key: Any, drawn: Drawn, kernel: Study, index: int, stop: tuple[int | None, int | None]) -> float:
@@ -385,10 +402,12 @@ def _standard_error(key: Any, drawn: Drawn, kernel: Study, index: int, stop: tup
 
 
 def _keys(counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.ndarray | None = None) -> Keys:
-    """Keys of points and realizations, summed up over the realizations."""
+    """Keys of points and realizations, summed up over the realizations; those that a stop left out do not count."""
     real = jax.tree.map(lambda array: array.astype(np.float64), counts)
     key = jax.device_get(_key_batch(real, kernel_study(batch)))
-    bits, status = key.secret_key_bits, key.status
+    done = real.pulses > 0
+    done = done | ~done.any(axis=1, keepdims=True)
+    bits, status = key.secret_key_bits, np.where(done, key.status, 0)
     reasons = np.stack([(status & BIT[word] > 0).sum(axis=1) for word in NO_KEY], axis=1)
     commonest = np.where(reasons.any(axis=1), np.array([BIT[word] for word in NO_KEY])[reasons.argmax(axis=1)], 0)
     sifted = real.detections[:, :, 0].sum(axis=-1)
@@ -396,20 +415,25 @@ def _keys(counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.
         per_pulse = np.where(np.isfinite(real.pulses), bits / real.pulses, 0.0)
 
     def quantiles(values: np.ndarray) -> np.ndarray:
-        return np.quantile(values, QUANTILES, axis=1).T
+        if done.all():
+            return np.quantile(values, QUANTILES, axis=1).T
+        return np.stack([np.quantile(row[sampled], QUANTILES) for row, sampled in zip(values, done, strict=True)])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(done, values, 0.0).sum(axis=1) / done.sum(axis=1)
 
     return Keys(
-        bits=bits.mean(axis=1),
-        bits_per_pulse=per_pulse.mean(axis=1),
+        bits=mean(bits),
+        bits_per_pulse=mean(per_pulse),
         standard_error=standard_error[:, 0],
-        fluctuation_free=key.secret_key_bits_fluctuation_free.mean(axis=1),
-        yin_safe=key.secret_key_bits_yin_safe.mean(axis=1),
-        terms={name: values.mean(axis=1) for name, values in key.terms.items()},
+        fluctuation_free=mean(key.secret_key_bits_fluctuation_free),
+        yin_safe=mean(key.secret_key_bits_yin_safe),
+        terms={name: mean(values) for name, values in key.terms.items()},
         status=np.bitwise_or.reduce(status, axis=1) | _cautions(batch, len(bits), stopped),
         commonest=commonest,
         bits_quantiles=quantiles(bits),
         sifted_z_quantiles=quantiles(sifted),
-        probability_no_key=(bits <= 0).mean(axis=1),
+        probability_no_key=mean(bits <= 0),
     )
 
 

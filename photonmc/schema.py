@@ -59,6 +59,8 @@ def validate(tree: dict[str, Json], found: list[Mistake], spoiled: set[str]) -> 
     except ValidationError as error:
         for item in error.errors(include_url=False):
             mistake = _translated(item, tree)
+            if item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]:
+                continue  # an entry was wrong, which is said of the entry
             if mistake.path not in known_bad and mistake.path.split(".")[0] + "." + _tag_of(mistake.path) not in known_bad:
                 found.append(mistake)
     except (ValueError, RecursionError):

@@ -16,7 +16,7 @@ from photonmc.errors import ConfigError, Mistake
 from photonmc.progress import Progress
 from photonmc.random import fold_name, host_generator, point_key
 from photonmc.results import Result
-from photonmc.runner import simulate
+from photonmc.runner import expected_pulses, simulate
 from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT, Record
 from photonmc.study import Study, checked
 from photonmc.timetags import Clicks, TagFile
@@ -81,8 +81,8 @@ def tag_refusals(study: Study) -> Iterator[Mistake]:
         yield Mistake("run.realizations", "must be 1 for time tags")
     if study.link.receiver.count_model != "exact":
         yield Mistake("receiver.count_model", 'must be "exact" for time tags')
-    if not study.axes and study.run.block_size_z is None and not study.free:
-        yield from _clock(study).too_long(round(float(study.run.fixed_pulses(study.link))))
+    if not study.axes and not study.free:
+        yield from _clock(study).too_long(round(expected_pulses(study)))
 
 
 def _clock(study: Study) -> Clock:

@@ -274,3 +274,36 @@ def test_reversed_bounds_are_said():
     with pytest.raises(pm.ConfigError, match="bounds must be low < high") as raised:
         pm.optimize(pm.load_config(FIBER), free={"source.intensities[0]": (0.9, 0.1)})
     assert len(raised.value.mistakes) == 1
+
+
+def test_a_stop_leaves_out_realizations_that_never_began():
+    """They are no runs without a key: means are those of what was sampled."""
+    study = pm.load_config(FIBER).replace({"run.pulses": 1e10, "run.realizations": 5, "receiver.dead_time_ns": 5.0})
+
+    class InTheSecond(pm.Progress):
+        def advance(self, pulses):
+            self.stopped = super().advance(pulses) or self.done >= 1.8e10
+            return self.stopped
+
+    progress = InTheSecond()
+    part = pm.simulate(study, sampler="clicks", progress=progress).point()
+    assert "partial" in part["status"] and part["probability_no_key"] == 0.0
+    assert part["pulses"] == progress.done / 2 and part["secret_key_bits_quantiles"]["0.05"] > 0
+    whole = pm.simulate(study.replace({"run.realizations": 1}), sampler="clicks").point()
+    assert 0.5 * whole["secret_key_bits"] < part["secret_key_bits"] < whole["secret_key_bits"]
+
+
+def test_a_record_longer_than_integers(cli, tmp_path):
+    record = tmp_path / "far.csv"
+    record.write_text("time_s,loss_db\n0,10\n1e-4,20\n1e10,30\n")
+    options = ["--set", f"channel.file={record}", "--set", "run.pulses=1e6", "--json"]
+    code, out, _ = cli("run", ROOT / "configs" / "pass.toml", *options)
+    assert code == 0 and json.loads(out)["pulses"] == 10**6
+
+
+def test_blocks_that_wait_blind_are_refused():
+    """3e3 detections a block, each followed by 1e16 blind gates."""
+    changes = {"source.pulse_rate_hz": 1e13, "receiver.dead_time_ns": 1e12, "receiver.dead_time_policy": "blank_all"}
+    study = pm.load_config(FIBER).replace({"run.pulses": None, "run.block_size_z": 3e3, **changes})
+    with pytest.raises(pm.ConfigError, match="may need 1e\\+15 pulses at most"):
+        pm.simulate(study, sampler="counts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,7 +99,7 @@ class Recorded:
 
     def block_lengths(self, pulse_rate_hz: float, pulses: int) -> np.ndarray:
         """Pulses of each row, up to those of the run."""
-        return np.diff(np.minimum(self._starts(pulse_rate_hz).astype(np.int64), pulses))
+        return np.diff(np.minimum(self._starts(pulse_rate_hz), pulses).astype(np.int64))
 
     def _states(self, gate_s: Any) -> ChannelState:
         assert self.samples is not None
@@ -144,7 +145,9 @@ def read_samples(path: Path, name: str) -> Samples:
             if found := list(_header_mistakes(place, header)):
                 raise ConfigError(found)
             try:
-                table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of no rows: that is said in our words
+                    table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2)
             except ValueError:
                 table = np.empty((0, 0))
     except (OSError, UnicodeDecodeError, ValueError) as error:

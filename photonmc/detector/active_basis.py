@@ -40,7 +40,7 @@ class ActiveBasis:
     gate_width_ns: Annotated[float, Range(0.0, 1e9, "ns", open_low=True)] | None = None
     """Width of the gate in which rates of dark counts and background act [ns]: p = 1 - exp(-rate x gate); without one,
     background acts all the period."""
-    detection_window_ps: Annotated[float, Range(0.0, 1e12, "ps", open_low=True)] | None = None
+    detection_window_ps: Annotated[float, Range(1.0, 1e12, "ps")] | None = None
     """Detectors are on for so long around each pulse [ps]: photons that jitter moves out are lost, rates act within."""
     optics_transmittance: Probability = 1.0
     """Transmittance of the receiver's optics."""
