@@ -39,8 +39,9 @@ class Progress:
         """Note that further pulses are done; returns whether the work should stop here."""
         self.done += pulses
         now = time.monotonic()
-        self._first = self._first or (now, self.done)  # what came before waited for a compilation, too
-        if self._stream is not None and now >= self._next and not (self.total and self.done >= self.total):
+        if self._first is None:  # what came before waited for a compilation, too, and tells no rate
+            self._first = now, self.done
+        elif self._stream is not None and now >= self._next and not (self.total and self.done >= self.total):
             terminal = self._stream.isatty()
             self._next = now + (TERMINAL_S if terminal else LOG_S)
             self._stream.write(f"\r\x1b[K{self._line(now)}" if terminal else f"{self._line(now)}\n")
@@ -58,9 +59,7 @@ class Progress:
     def _line(self, now: float) -> str:
         text = f"photonmc: {self.done:.3g} pulses"
         began, done = self._first or (now, self.done)
-        if now <= began:
-            return text if self.total is None else f"{text} of {self.total:.3g}"
-        rate = (self.done - done) / (now - began)
+        rate = (self.done - done) / max(now - began, 1e-9)
         if self.total is None or self.total <= 0:
             return f"{text}, {rate:.3g} pulses/s"
         left = (self.total - self.done) / rate if rate > 0 else float("inf")

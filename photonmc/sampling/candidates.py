@@ -79,13 +79,16 @@ class Plan:
         segments: Of the whole run.
     """
 
-    def __init__(self, lengths: np.ndarray, probability: np.ndarray, reach: float, gates: float | None = None) -> None:
+    def __init__(
+        self, lengths: np.ndarray, probability: np.ndarray, reach: float, blind: float, gates: float | None = None
+    ) -> None:
         """Plan a run.
 
         Args:
             lengths: Gates of each block.
             probability: Of a candidate in a gate of each block.
             reach: Gates over which a detector remembers; segments are much longer, as far as that goes.
+            blind: Gates of its dead time.
             gates: About how many gates the run has, where it ends before its blocks do.
         """
         self._lengths, self._starts = lengths, np.concatenate([[0], np.cumsum(lengths)])
@@ -95,8 +98,7 @@ class Plan:
         total = self._cumulative[-1] if gates is None else density * gates + 1.0
         # a detector that mostly waits for the end of its dead time forgets when that began only after about as many of them
         # as there are candidates in one
-        remembered = reach * density
-        self.lanes, jumps = shape_of(total, 16.0 * (1.0 + remembered * (1.0 + remembered)))
+        self.lanes, jumps = shape_of(total, 16.0 * (1.0 + reach * density + (blind * density) ** 2))
         self.segments = max(1, math.ceil(self._cumulative[-1] / jumps))
         # the number of jumps has a variance below its mean; a segment that needs more is drawn again with room for them
         self.steps = jumps + 5 * math.isqrt(jumps) + 20

@@ -124,7 +124,13 @@ class _Run:
         label = protocol.tally_labels(link)[:, 0]
         in_z = (label >= 0) & (label < 3 * len(link.source.intensities))
         gain = max(self.weights[0][0, in_z].sum(), 1e-300)
-        self.plan = Plan(lengths, probability, reach(self.memory), None if block_size_z is None else block_size_z / gain)
+        self.plan = Plan(
+            lengths,
+            probability,
+            reach(self.memory),
+            float(self.memory.dead_time.max()),
+            None if block_size_z is None else block_size_z / gain,
+        )
         widest = math.ceil(lengths.sum() / self.plan.segments) if len(lengths) == 1 else int(FAR[True])
         self.kind = GENERAL
         if self.memory.recovers:
