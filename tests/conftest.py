@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,20 @@ import pytest
 
 from photonmc.cli import _exit_code
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it: what one process compiled, the others read
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="photonmc-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
 ROOT = Path(__file__).parent.parent
 mpmath.mp.dps = 150
 Z_LIMIT = 4.9
 """Two-sided normal quantile of a false-alarm rate of 1e-6."""
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the kernels that were kept for this run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
