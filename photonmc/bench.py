@@ -234,7 +234,7 @@ def rows(folder: Path | None, seconds: float) -> list[Row]:
             clicks_job(scale * 10**9, **MEMORY),
             "clicks",
             clicks_job(scale * 10**9),
-            lambda _: "memory of the detectors: one event of each lane after another",
+            lambda _: "drawing releases ahead and reading tables of them, mostly empty",
         ),
         compared(
             "counts_pass",
