@@ -243,18 +243,14 @@ def _study(
         mistakes += error.mistakes
     mistakes += more()
     record = getattr(study.link.channel, "file", "") if study is not None else ""
-    read = (
-        {os.path.realpath(config), os.path.realpath(Path(config).parent / record)} if record else {os.path.realpath(config)}
-    )
-    mistakes += [
-        Mistake(f"--out {path}", "is read as input")
-        for path in out
-        if "\0" not in str(path) and os.path.realpath(path) in read
-    ]
+    inputs = [Path(config), *([Path(config).parent / record] if record else [])]
+    read = [os.path.realpath(path) for path in inputs]
     names = [os.path.realpath(path) for path in out if "\0" not in str(path)]
     for path in out:
         mistakes += unusable_output(path, force, realizations)
-        if "\0" not in str(path) and names.count(os.path.realpath(path)) > 1:
+        if "\0" not in str(path) and os.path.realpath(path) in read:
+            mistakes.append(Mistake(f"--out {path}", "is read as input"))
+        elif "\0" not in str(path) and names.count(os.path.realpath(path)) > 1:
             mistakes.append(Mistake(f"--out {path}", "is given more than once"))
     if mistakes or study is None:
         raise ConfigError(mistakes)

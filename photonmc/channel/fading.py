@@ -31,8 +31,7 @@ def offset_nodes(jitter: Any, boresight: Any) -> tuple[Float[Array, " node"], Fl
         jitter: Standard deviation of each axis, in any unit of length or angle; may be 0.
         boresight: Mean offset, in that unit.
     """
-    tiny = 1e-9 * (1.0 + boresight)  # a jitter of 0 in this unit leaves the boresight error
-    sigma = jnp.maximum(jnp.asarray(jitter), jnp.where(boresight > 0.0, 1e-6 * boresight, tiny * 1e-6))
+    sigma = jnp.maximum(jnp.asarray(jitter), 1e-6 * boresight + 1e-15)  # a jitter of 0 leaves the boresight error
     low = jnp.maximum(boresight - FAR_POINTING * sigma, 0.0)
     r, weights = gauss(low, boresight + FAR_POINTING * sigma, POINTING_NODES)
     density = r / sigma**2 * jnp.exp(-0.5 * ((r - boresight) / sigma) ** 2) * i0e(r * boresight / sigma**2)
@@ -59,15 +58,14 @@ def gamma_gamma_nodes(rytov: Any) -> tuple[Float[Array, " node"], Float[Array, "
     spread = jnp.sqrt(1.0 / shapes[0] + 1.0 / shapes[1] + 1.0 / (shapes[0] * shapes[1]))
     grid = jnp.linspace(-1.0, 1.0, GAMMA_NODES)
     reach = 9.0 * jnp.minimum(spread, 1.5) + 2.0 * spread
-    log_i = reach * (grid - 0.25)
-    log_x = reach * (grid - 0.25)
+    logs = reach * (grid - 0.25)  # of the product, and of its first factor
 
     def log_density(shape: Any, log_of: Any) -> Any:
         return shape * jnp.log(shape) - gammaln(shape) + shape * log_of - shape * jnp.exp(log_of)
 
-    joint = log_density(shapes[0], log_x) + log_density(shapes[1], log_i[:, None] - log_x)
+    joint = log_density(shapes[0], logs) + log_density(shapes[1], logs[:, None] - logs)
     weights = jnp.exp(joint).sum(axis=1)
-    intensity = jnp.exp(log_i)
+    intensity = jnp.exp(logs)
     weights = weights / weights.sum()
     return intensity / (intensity * weights).sum(), weights
 

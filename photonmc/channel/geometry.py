@@ -6,7 +6,6 @@ closed form is within 0.094 dB of range loss over a pass, 0.035 dB with the Eart
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -85,8 +84,3 @@ def rate_over_ground(altitude_m: Any, inclination: Any, latitude: Any) -> Any:
     """Angular rate over a station that turns with the Earth (theory 1.2) [rad/s]."""
     orbit, station = orbital_rate(altitude_m), EARTH_ROTATION * jnp.cos(latitude)
     return jnp.sqrt(orbit**2 + station**2 - 2.0 * orbit * EARTH_ROTATION * jnp.cos(latitude) * jnp.cos(inclination))
-
-
-def radians(degrees: Any) -> Any:
-    """From degrees."""
-    return jnp.asarray(degrees) * (math.pi / 180.0)

@@ -70,8 +70,7 @@ class ActiveBasis:
 
     def efficiencies(self) -> Float[Array, " detector"]:
         """Detection efficiency of each detector, for photons that arrive in the detection window or not."""
-        efficiency = jnp.broadcast_to(jnp.asarray(self.efficiency), (2,))
-        return efficiency if self.detection_window_ps is None else efficiency * self.window_shares()
+        return jnp.broadcast_to(jnp.asarray(self.efficiency), (2,)) * self.window_shares()
 
     def window_shares(self) -> Float[Array, " detector"]:
         """Share of photons that jitter leaves in the detection window (theory 5.5), 1 without one."""

@@ -30,6 +30,11 @@ PLACES = 1 << 24
 """Jumps that a segment may have."""
 
 
+def uncut(gates: Any) -> Any:
+    """Gates as `draw_candidates` gives them, with the last gate of its block for a jump that was cut there."""
+    return gates ^ (gates >> 63)  # minus a block's end, -e, is e - 1 with all bits turned
+
+
 def places(first_segment: Any, steps: int, lanes: int) -> Any:
     """Name of each jump of a batch, by which its random words are found, shape (step, lane)."""
     segment = first_segment + jnp.arange(lanes, dtype=jnp.int64)

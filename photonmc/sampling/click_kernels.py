@@ -32,7 +32,7 @@ CELL = HIDDEN * OUTCOMES_OF_A_GATE
 GENERAL, RECOVERING, PLAIN, NARROW = "general", "recovering", "plain", "narrow"
 """Kinds of memory: any, with efficiencies that recover, and that of `photonmc.sampling.plain_memory` in 64 and 32 bits."""
 NOT_YET, NOTHING = -1, -2
-"""Codes that are none; see `_codes`."""
+"""Codes that are none; see `codes_of_events`."""
 
 
 class Light(NamedTuple):

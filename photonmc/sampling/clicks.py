@@ -17,7 +17,7 @@ import numpy as np
 from photonmc.contracts import ChannelState, Drawn, unwatched
 from photonmc.random import fold_name, host_generator
 from photonmc.sampling.blocks import draw_blocks
-from photonmc.sampling.candidates import PLACES, Plan, blocks_of
+from photonmc.sampling.candidates import PLACES, Plan, blocks_of, uncut
 from photonmc.sampling.click_kernels import (
     GENERAL,
     NARROW,
@@ -86,7 +86,7 @@ class Followed(NamedTuple):
     """What became of a batch.
 
     Attributes:
-        coded: Histogram over codes, code and bits of each event, see `_codes`.
+        coded: Histogram over codes, code and bits of each event, see `photonmc.sampling.click_kernels`.
         gate: Of each event.
         category: What the light was.
         releases: Further events, which came between candidates, where they are kept apart.
@@ -283,7 +283,7 @@ class _Run:
             code = code.copy()
             unsettled = np.nonzero(code == NOT_YET)
             ours = [np.asarray(array)[unsettled] for array in (gate, bits, category)]
-            ours[0] = _uncut(ours[0])
+            ours[0] = uncut(ours[0])
             if releases is not None:
                 more = *releases, np.zeros(releases.gate.size, np.int32)
                 ours = [np.concatenate(pair) for pair in zip(ours, more, strict=True)]
@@ -295,7 +295,7 @@ class _Run:
             return Batch(counted, counted.sum(keepdims=True), 0, end, None)
         code, gate, bits = (np.asarray(array).T.ravel() for array in (code, gate, bits))
         there = code >= 0
-        record = Record(_uncut(gate[there]), bits[there] % LIGHT, code[there])
+        record = Record(uncut(gate[there]), bits[there] % LIGHT, code[there])
         if releases is not None:
             record = record.with_more(*releases, late[late.size - releases.gate.size :])
         block = np.searchsorted(self.blocks.ends, record.pulse, side="right") - first
@@ -350,7 +350,7 @@ class _Run:
             if releases is None:
                 return ends, Followed(coded, gates, category, None)
             if policy == "all_live":
-                gate, bits = _uncut(np.asarray(gates).T.ravel()), np.asarray(coded[-1]).T.ravel()
+                gate, bits = uncut(np.asarray(gates).T.ravel()), np.asarray(coded[-1]).T.ravel()
                 clicks = [gate[bits & click > 0] for click in (CLICK_0, CLICK_1)]
             more = as_events(releases, clicks, state.blinded[:, 0], self.memory)
             return ends, Followed(coded, gates, category, more)
@@ -375,11 +375,6 @@ class _Run:
             return steps + 1
         more = steps * min(2.0, mean / max(0.1, 1.0 - mean) if self.memory.keeps_all else math.expm1(mean))
         return steps + math.ceil(more + 9.0 * math.sqrt(more)) + 40
-
-
-def _uncut(gates: Any) -> Any:
-    """Gates of candidates, and the last gate of the block where a jump was cut at its end."""
-    return np.where(gates < 0, -gates - 1, gates)
 
 
 def _last(state: State, lanes: int) -> State:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.detector.memory import Memory
-from photonmc.sampling.candidates import NEVER
+from photonmc.sampling.candidates import NEVER, uncut
 from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT, LIGHT
 from photonmc.sampling.philox import exponential, joined, minus_log, words_at
 
@@ -199,7 +199,7 @@ def follow(
     def step(carry: Any) -> Any:
         state, index, events, count, _ = carry
         value = jnp.where(index < steps, gates[jnp.minimum(index, steps - 1), lane], NEVER)
-        at, cut = jnp.where(value < 0, -value - 1, value), value < 0
+        at, cut = uncut(value), value < 0
         gate = jnp.minimum(at, state.release.min(axis=0))
         running = gate < stop
         light = (at == gate) & ~cut & running

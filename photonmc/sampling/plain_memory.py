@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.detector.memory import Memory
-from photonmc.sampling.candidates import NEVER
+from photonmc.sampling.candidates import NEVER, uncut
 from photonmc.sampling.codes import CLICK_0, CLICK_1, KEPT, LIGHT
-from photonmc.sampling.memory import LONG_AGO, State
+from photonmc.sampling.memory import LONG_AGO, State, filled
 from photonmc.sampling.philox import exponential, joined, minus_log, words_at
 
 OWN = 1 << 8
@@ -69,7 +69,7 @@ def fits(gates: int, memory: Memory) -> bool:
 
 def timed(gates: Any, fired: Any, start: Any, stop: Any, narrow: bool) -> Any:
     """Candidates of a batch as `Table` holds them; jumps that were cut at the end of a block fire nothing."""
-    time = jnp.where(gates < NEVER, 2 * (jnp.where(gates < 0, -gates - 1, gates) - start), 2 * (stop - start) - 1)
+    time = jnp.where(gates < NEVER, 2 * (uncut(gates) - start), 2 * (stop - start) - 1)
     twice = (2 * time).astype(jnp.int32 if narrow else jnp.int64)
     fires = fired & ((gates >= 0) & (gates < NEVER))
     return jnp.concatenate([twice + fires[0], twice + fires[1]], axis=1)
@@ -90,9 +90,9 @@ def _jumps(key: Any, first: Any, stream: Any, memory: Memory, size: int, narrow:
     share = exponential(jnp.concatenate([joined(a, b), joined(c, d)])) / memory.releases[0, 0]
     barren = jnp.floor(share)
     delay = memory.lifetimes[0] * minus_log(1.0 - (share - barren))
-    gates = jnp.maximum(jnp.ceil(memory.dead_time[0] + delay), memory.dead_gates[0] + 1.0)
+    gates, _ = filled(np.int64(0), delay, memory.dead_time[0], memory.dead_gates[0])
     kind = jnp.int32 if narrow else jnp.int64
-    return jnp.minimum(barren, 2.0**40).astype(jnp.int64), jnp.minimum(2.0 * gates, float(FAR[narrow])).astype(kind)
+    return jnp.minimum(barren, 2.0**40).astype(jnp.int64), jnp.minimum(2 * gates, FAR[narrow]).astype(kind)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
