@@ -201,7 +201,7 @@ def rows(folder: Path | None, seconds: float) -> list[Row]:
     """All comparisons, each for about so many seconds."""
     words = words_per_s()
     gpu = jax.default_backend() == "gpu"
-    scale = 16 if gpu else 1
+    played = pulses_job(1 << 34 if gpu else 1 << 25)
 
     def compared(
         model: str, unit: str, ours: Callable[[], float], name: str, other: Callable[[], float] | None, bound: Any
@@ -220,20 +220,20 @@ def rows(folder: Path | None, seconds: float) -> list[Row]:
 
     full, naive = (
         baseline_job(folder, "bb84_numba", "full", 20_000_000),
-        baseline_job(folder, "bb84_jax", "lean", 20_000_000 if gpu else 4_000_000),
+        baseline_job(folder, "bb84_jax", "lean", 400_000_000 if gpu else 4_000_000),
     )
     sparse = baseline_job(folder, "bb84_sparse", "lean", 400_000_000)
     one = satellite_pass()
     found = [
-        compared("pulses", "pulses", pulses_job(scale << 25), "bb84_numba_full", full, pulse_bound),
-        compared("pulses", "pulses", pulses_job(scale << 25), "bb84_jax", naive, pulse_bound),
-        compared("clicks", "pulses", clicks_job(scale * 10**9), "bb84_sparse", sparse, click_bound),
+        compared("pulses", "pulses", played, "bb84_numba_full", full, pulse_bound),
+        compared("pulses", "pulses", played, "bb84_jax", naive, pulse_bound),
+        compared("clicks", "pulses", clicks_job(10**9), "bb84_sparse", sparse, click_bound),
         compared(
             "clicks_memory",
             "pulses",
-            clicks_job(scale * 10**9, **MEMORY),
+            clicks_job(10**9, **MEMORY),
             "clicks",
-            clicks_job(scale * 10**9),
+            clicks_job(10**9),
             lambda _: "drawing releases ahead and reading tables of them, mostly empty",
         ),
         compared(
@@ -254,7 +254,7 @@ def rows(folder: Path | None, seconds: float) -> list[Row]:
         ),
     ]
     if gpu:
-        found.append(compared("pulses_gpu", "pulses", pulses_job(scale << 25), "bb84_jax", naive, pulse_bound))
+        found.append(compared("pulses_gpu", "pulses", played, "bb84_jax", naive, pulse_bound))
     return found
 
 

@@ -225,7 +225,7 @@ def follow(words: Words, thresholds: Thresholds, position: UInt[Array, " pulse"]
 
     nothing: Any = jnp.full(lanes, NEVER) if levels else None
     start = (jnp.uint32(0), photons << np.uint32(2), first, (nothing, nothing))
-    _, hits, _, lowest = jax.lax.while_loop(lambda carry: (carry[1] > 3).any(), next_photon, start)
+    _, hits, _, lowest = jax.lax.while_loop(lambda carry: jnp.max(carry[1]) > 3, next_photon, start)
 
     dark_0, dark_1 = _noise(dark, thresholds.noise)
     cell = ((intensity * np.uint32(2) + alice) * np.uint32(2) + bit) * np.uint32(2) + bob

@@ -67,7 +67,7 @@ class Counting(NamedTuple):
         codes = np.asarray(played.codes)[: played.busy]
         place = self.place[codes // (HIDDEN * MARKS), codes % MARKS]
         found = (place >= 0) & (place < 3 * self.intensities) & (place % 3 != NO_CLICK)
-        return np.asarray(played.positions)[: played.busy][found]
+        return np.sort(np.asarray(played.positions)[: played.busy][found])
 
 
 def sample_pulses(
@@ -95,11 +95,13 @@ def sample_pulses(
         watch: Is told how many pulses were played, and says whether to stop.
     """
     stream = fold_name(key, "pulses")
-    stretches = Stretches(key, link, protocol, pulses)
     memory = link.receiver.memory(float(link.source.pulse_rate_hz))
+    counted = memory.none and listener is None
+    many = counted and generator == "philox4x32" and len(link.source.intensities) <= 3 and _on_gpu()
+    stretches = Stretches(key, link, protocol, pulses, many)
     for realization in range(realizations):
         words = functools.partial(words_of_chunk, generator, jax.random.fold_in(stream, realization))
-        if memory.none and listener is None:
+        if counted:
             drawn = _counted(words, stretches, Counting.of(link, protocol), block_size_z, watch)
         else:
             drawn = _followed(words, stretches, Sifting(link, protocol), memory, block_size_z, listener, watch)
@@ -108,36 +110,45 @@ def sample_pulses(
             return
 
 
+def _on_gpu() -> bool:
+    """Whether arrays live on a GPU where nothing else is said."""
+    return all(device.platform == "gpu" for device in jnp.zeros(()).devices())
+
+
 class Stretch(NamedTuple):
-    """Pulses played together: number of their chunk, first pulse, how many, and thresholds of the channel's state."""
+    """Pulses played together: number of their first chunk, first pulse, how many, and thresholds of the channel's state."""
 
     chunk: int
     first: int
     pulses: int
     thresholds: Thresholds
+    tables: Any = None
+    """What a GPU reads instead of leading bits, where it plays many chunks at once."""
 
 
 class Stretches:
-    """The pulses of a run in chunks, none of which lies across a change of the channel."""
+    """The pulses of a run in chunks, none of which lies across a change of the channel; or in many chunks, on a GPU."""
 
-    def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None) -> None:
-        self._link, self._protocol = link, protocol
+    def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None, many: bool = False) -> None:
+        self._link, self._protocol, self._many = link, protocol, many
         self._lengths, self._states = trajectory(key, link, pulses)
         self._tails = link.source.photon_number_tails()
 
     def __iter__(self) -> Iterator[Stretch]:
         chunk = first = 0
         for block, length in enumerate(self._lengths.tolist()):
-            thresholds = self._thresholds(block)
-            for start in range(0, length, CHUNK):
-                pulses = min(CHUNK, length - start)
-                yield Stretch(chunk, first, pulses, thresholds)
-                chunk, first = chunk + 1, first + pulses
+            state = jax.tree.map(lambda leaf: leaf[block], self._states)
+            thresholds = thresholds_of(self._link, self._protocol, state, self._tails)
+            most, tables = CHUNK, None
+            if self._many and length > CHUNK:
+                from photonmc.sampling.gpu_pulses import CHUNKS, Tables
 
-    def _thresholds(self, block: int) -> Thresholds:
-        state = jax.tree.map(lambda leaf: leaf[block], self._states)
-        thresholds = thresholds_of(self._link, self._protocol, state, self._tails)
-        return jax.tree.map(jnp.asarray, thresholds)
+                most, tables = CHUNKS * CHUNK, Tables.of(thresholds)
+            thresholds = jax.tree.map(jnp.asarray, thresholds)
+            for start in range(0, length, most):
+                pulses = min(most, length - start)
+                yield Stretch(chunk, first, pulses, thresholds, tables)
+                chunk, first = chunk + -(-pulses // CHUNK), first + pulses
 
 
 def _counted(
@@ -150,7 +161,12 @@ def _counted(
     """One block of pulses that are independent of each other, counted chunk by chunk."""
 
     def play(stretch: Stretch) -> tuple[Stretch, Played]:
-        return stretch, play_chunk(words(stretch.chunk), stretch.thresholds, stretch.pulses)
+        chosen = words(stretch.chunk), stretch.thresholds
+        if stretch.tables is None:
+            return stretch, play_chunk(*chosen, stretch.pulses)
+        from photonmc.sampling.gpu_pulses import play_chunks
+
+        return stretch, play_chunks(*chosen, stretch.tables, stretch.pulses)
 
     tally: Any = 0
     clicks: Any = 0
