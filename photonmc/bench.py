@@ -184,7 +184,7 @@ def baseline_job(folder: Path | None, script: str, model: str, number: int) -> C
 
 def words_per_s() -> float:
     """Rate at which the generator alone makes random words, on all processors [1/s]."""
-    size = 1 << 20
+    size = 1 << (28 if jax.default_backend() == "gpu" else 20)
     kernel = jax.jit(lambda words: sum(word ^ (word >> 1) for word in words(0, jax.lax.iota(jnp.uint32, size))).sum())
 
     def one(chunk: int) -> Any:
@@ -192,7 +192,7 @@ def words_per_s() -> float:
 
     def job() -> float:
         with jax.enable_x64(True):
-            return 4.0 * size * sum(1 for _ in in_order(one, ((chunk,) for chunk in range(32))))
+            return 4.0 * size * sum(1 for _ in in_order(one, ((chunk,) for chunk in range(8 if size > 1 << 20 else 32))))
 
     return best({"words": job}, 1.0)["words"]
 

@@ -266,3 +266,23 @@ def test_generator_is_a_setting_of_the_run():
     other = dataclasses.replace(study, run=dataclasses.replace(study.run, generator="threefry"))
     first, second = pm.simulate(study), pm.simulate(other)
     assert (first.counts.sent != second.counts.sent).any()
+
+
+def test_many_chunks_at_once(monkeypatch):
+    """The kernels of a GPU, interpreted: the same counts and detections as chunk by chunk, to the last one."""
+    from photonmc.sampling import gpu_pulses
+
+    sent = CHUNK + 70_001
+    monkeypatch.setattr(gpu_pulses, "CHUNKS", 2)
+    (stretch,) = pulses.Stretches(jax.random.key(1), FAR, PROTOCOL, sent, many=True)
+    first, second = (words_of_chunk("philox4x32", jax.random.key(1), chunk) for chunk in range(2))
+    many = gpu_pulses.play_chunks(first, stretch.thresholds, stretch.tables, sent, interpret=True)
+    one, other = (
+        play_chunk(*inputs) for inputs in ((first, stretch.thresholds, CHUNK), (second, stretch.thresholds, 70_001))
+    )
+    counting = Counting.of(FAR, PROTOCOL)
+    for together, a, b in zip(*(counting.sums(played) for played in (many, one, other)), strict=True):
+        np.testing.assert_array_equal(together, a + b)
+    apart = [counting.z_detections(one), counting.z_detections(other) + CHUNK]
+    np.testing.assert_array_equal(counting.z_detections(many), np.concatenate(apart))
+    assert abs(many.busy - sent * stretch.tables.busy) <= Z_LIMIT * np.sqrt(sent * stretch.tables.busy)

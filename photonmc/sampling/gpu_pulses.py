@@ -2,7 +2,7 @@
 
 The first draws the same leading bits as `photonmc.sampling.mechanisms.quiet`, sorts pulses by small tables, counts the
 quiet ones in registers and writes down where the others are. The second lets `photonmc.sampling.mechanisms.follow` play
-those, and counts their fates. Both see the words that the other way sees, so that all results are the same; a pulse that
+those. Both see the words that the other way sees, so that all results are the same; a pulse that
 only one of the two filters lets through ends silent after it was followed.
 """
 
@@ -31,7 +31,6 @@ FOLLOWED = 128
 """Busy pulses of a program of the second kernel."""
 COPIES = 256
 """Histograms of fates that are filled side by side, so that additions seldom wait for each other."""
-UNROLL = False
 FIELD, NONE = 5, 31
 """Bits of a counter in a word of them, and the shift of what is not counted: it falls off the word's upper end."""
 UPPER, PHOTON_UPPER = 10, 8
@@ -69,10 +68,10 @@ class Tables(NamedTuple):
         silent = 1.0 - (bounds + 1.0) / (1 << 16)
         meaning = _meaning(settings) >> FIELD
         quiet = 0.0
-        for intensity, row in enumerate(photons):
+        for index, row in enumerate(photons):
             number = _meaning(row)
             undetected = np.where(number < FEW, silent[number % FEW], 0.0)
-            quiet += np.mean(meaning == intensity) * np.mean(undetected) * silent[FEW]
+            quiet += float(np.mean(meaning == index) * np.mean(undetected) * silent[FEW])
         return cls(settings, np.concatenate(photons), bounds, 1.0 - quiet)
 
 
@@ -125,11 +124,22 @@ def _ones(bits: Any) -> Any:
     """Number of ones in words; the kernels' compiler has no instruction for it."""
     bits = bits - (bits >> np.uint32(1) & np.uint32(0x55555555))
     bits = (bits & np.uint32(0x33333333)) + (bits >> np.uint32(2) & np.uint32(0x33333333))
-    return ((bits + (bits >> np.uint32(4)) & np.uint32(0x0F0F0F0F)) * np.uint32(0x01010101) >> np.uint32(24)).astype(jnp.int32)
+    return ((bits + (bits >> np.uint32(4)) & np.uint32(0x0F0F0F0F)) * np.uint32(0x01010101) >> np.uint32(24)).astype(
+        jnp.int32
+    )
 
 
 def _filter(
-    key: Any, chunk: Any, limit: Any, settings: Any, photons: Any, bounds: Any, _a: Any, positions: Any, counts: Any, busy: Any
+    key: Any,
+    chunk: Any,
+    limit: Any,
+    settings: Any,
+    photons: Any,
+    bounds: Any,
+    _: Any,
+    positions: Any,
+    counts: Any,
+    busy: Any,
 ) -> None:
     """First kernel: a program's share of pulses; busy ones are written down in the order in which programs end."""
     program = pl.program_id(0).astype(jnp.uint32)
@@ -141,7 +151,7 @@ def _filter(
     room = positions.shape[0]
 
     def sort(word: Any, whole: bool) -> Any:
-        """Marks of busy ones among a word of pulses, and counters of two fields each that the quiet ones of half a word add."""
+        """Marks of the busy ones of a word of pulses, and what its quiet ones add to the counters, by half word."""
         mask, halves = zero, []
         for half in range(2):  # a counter of 5 bits takes 31 pulses
 
@@ -161,13 +171,7 @@ def _filter(
                     tallies = tuple(tally + extra for tally, extra in zip(tallies, (addend, *more), strict=True))
                 return mask, tallies
 
-            carry = (mask, (zero,) * FEW)
-            if UNROLL:
-                for turn in range(WORD // 4):
-                    carry = step(np.uint32(turn), carry)
-            else:
-                carry = jax.lax.fori_loop(np.int32(0), np.int32(WORD // 4), step, carry)
-            mask, tallies = carry
+            mask, tallies = jax.lax.fori_loop(np.int32(0), np.int32(WORD // 4), step, (mask, (zero,) * FEW))
             halves.append(tallies)
         return mask, halves
 
@@ -235,14 +239,11 @@ def _follow(
     found: Any,
     to_1: Any,
     noise: Any,
-    _a: Any,
     codes: Any,
-    fates: Any,
     *,
     intensities: int,
-    interpret: bool,
 ) -> None:
-    """Second kernel: the fates of some busy pulses, packed, and their histogram."""
+    """Second kernel: the fates of some busy pulses, packed."""
     program = pl.program_id(0)
     start = program * FOLLOWED
 
@@ -250,8 +251,7 @@ def _follow(
     def _() -> None:
         index = start + jax.lax.iota(jnp.int32, FOLLOWED)
         position = positions[pl.ds(start, FOLLOWED)]
-        there = index < busy[0]
-        position = jnp.where(there, position, np.uint32(0))
+        position = jnp.where(index < busy[0], position, np.uint32(0))
         words = PhiloxWords((key[0], key[1]), _chunk(chunk, position >> np.uint32(CHUNK_BITS)))
         width = photons.shape[0] // intensities
         thresholds = Thresholds(
@@ -262,13 +262,7 @@ def _follow(
             _Table(noise, (3,)),
             *(None,) * 5,
         )
-        packed = follow(words, thresholds, position & np.uint32((1 << CHUNK_BITS) - 1)).packed().astype(jnp.int32)
-        bins = fates.shape[0] // COPIES
-        place = program % COPIES * bins + jnp.where(there, packed, bins - 1)
-        if not interpret:  # jax's interpreter adds once where places are equal
-            before = triton.atomic_add(fates, (place,), jnp.ones(FOLLOWED, jnp.int32))
-            packed = jnp.where(before < 0, before, packed)  # never; an addition whose result nobody reads can get lost
-        codes[pl.ds(start, FOLLOWED)] = packed
+        codes[pl.ds(start, FOLLOWED)] = follow(words, thresholds, position & np.uint32((1 << CHUNK_BITS) - 1)).packed()
 
 
 def play_chunks(words: PhiloxWords, thresholds: Thresholds, tables: Tables, pulses: int, interpret: bool = False) -> Played:
@@ -308,6 +302,7 @@ def _played(
     programs = (CHUNKS << CHUNK_BITS) // (LANES * BLOCKS * WORD)
     bins = 8 * intensities * HIDDEN * MARKS + 1  # the last takes what is none
     whole = pl.BlockSpec(memory_space=pl.ANY)
+    parameters: dict[str, Any] = {} if interpret else {"compiler_params": triton.CompilerParams(num_warps=4)}
     positions, counts, busy = pl.pallas_call(
         _filter,
         grid=(programs,),
@@ -320,21 +315,19 @@ def _played(
         ],
         input_output_aliases={6: 2},
         interpret=interpret,
-        **({} if interpret else {"compiler_params": triton.CompilerParams(num_warps=4)}),
+        **parameters,
     )(key, chunk, limit, *tables, jnp.zeros(1, jnp.int32))
     flat = [part.ravel() for part in thresholds[:5]]
-    codes, fates = pl.pallas_call(
-        functools.partial(_follow, intensities=intensities, interpret=interpret),
+    codes = pl.pallas_call(
+        functools.partial(_follow, intensities=intensities),
         grid=(room // FOLLOWED,),
-        in_specs=[whole] * 10,
-        out_specs=[whole, whole],
-        out_shape=[jax.ShapeDtypeStruct((room,), jnp.int32), jax.ShapeDtypeStruct((COPIES * bins,), jnp.int32)],
-        input_output_aliases={9: 1},
+        in_specs=[whole] * 9,
+        out_specs=whole,
+        out_shape=jax.ShapeDtypeStruct((room,), jnp.uint32),
         interpret=interpret,
-        **({} if interpret else {"compiler_params": triton.CompilerParams(num_warps=4)}),
-    )(key, chunk, busy, positions, *flat, jnp.zeros(COPIES * bins, jnp.int32))
-    fates = fates.reshape(COPIES, bins).sum(axis=0)
-    if interpret:
-        there = jnp.arange(room) < busy[0]
-        fates = fates.at[jnp.where(there, codes, bins - 1)].add(1)
+        **parameters,
+    )(key, chunk, busy, positions, *flat)
+    index = jnp.arange(room)
+    place = index % COPIES * bins + jnp.where(index < busy[0], codes.astype(jnp.int64), bins - 1)
+    fates = jnp.zeros(COPIES * bins, jnp.int32).at[place].add(1).reshape(COPIES, bins).sum(axis=0)
     return counts.sum(axis=0).reshape(FEW, 8), fates[:-1], positions, codes, busy[0]

@@ -111,8 +111,14 @@ def sample_pulses(
 
 
 def _on_gpu() -> bool:
-    """Whether arrays live on a GPU where nothing else is said."""
-    return all(device.platform == "gpu" for device in jnp.zeros(()).devices())
+    """Whether arrays live on a GPU where nothing else is said, and this jax can compile kernels for it."""
+    if any(device.platform != "gpu" for device in jnp.zeros(()).devices()):
+        return False
+    try:
+        import photonmc.sampling.gpu_pulses  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 class Stretch(NamedTuple):
@@ -137,8 +143,7 @@ class Stretches:
     def __iter__(self) -> Iterator[Stretch]:
         chunk = first = 0
         for block, length in enumerate(self._lengths.tolist()):
-            state = jax.tree.map(lambda leaf: leaf[block], self._states)
-            thresholds = thresholds_of(self._link, self._protocol, state, self._tails)
+            thresholds = self._thresholds(block)
             most, tables = CHUNK, None
             if self._many and length > CHUNK:
                 from photonmc.sampling.gpu_pulses import CHUNKS, Tables
@@ -149,6 +154,10 @@ class Stretches:
                 pulses = min(most, length - start)
                 yield Stretch(chunk, first, pulses, thresholds, tables)
                 chunk, first = chunk + -(-pulses // CHUNK), first + pulses
+
+    def _thresholds(self, block: int) -> Thresholds:
+        state = jax.tree.map(lambda leaf: leaf[block], self._states)
+        return thresholds_of(self._link, self._protocol, state, self._tails)
 
 
 def _counted(
