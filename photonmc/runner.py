@@ -212,7 +212,7 @@ def analyze(counts: Counts, study: Study) -> Result:
     batched = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], counts)
     with jax.enable_x64(True):
         _, batch = next(study.batches(1))
-        keys = _keys(batched, batch, np.full((1, 1), np.nan))
+        keys = _keys(batched, batch, np.full(1, np.nan))
     summed = jax.tree.map(lambda array: array[:, 0], batched)
     return assembled(study, [_part(np.array([0]), batch, np.array(["measured"]), summed, keys=keys)])
 
@@ -248,17 +248,19 @@ def _simulate_batch(points: np.ndarray, batch: Study, progress: Progress, listen
     point_keys = jax.vmap(lambda point: point_key(batch.run.seed, point))(points)
     realizations = batch.run.realizations
     as_asked = dataclasses.replace(kernel.run, sampler=batch.run.sampler, generator=batch.run.generator)
-    gathered, samplers, errors = [], [], np.full((len(points), realizations), np.nan)
+    gathered, samplers, single, errors = [], [], [], np.full(len(points), np.nan)
     for index, (key, stop) in enumerate(zip(point_keys, stops, strict=True)):
         one = _point(dataclasses.replace(kernel, run=as_asked), index)
         samplers.append(chosen_sampler(one))
         drawn = _drawn(samplers[-1], key, one, realizations, stop, progress, listener)
         gathered.append(drawn)
-        if realizations == 1 and batch.security is not None and drawn.pulses[0] > 0:
-            errors[index, 0] = _standard_error(key, drawn, kernel, index, stop)
+        if realizations == 1 and batch.security is not None:
+            found, errors[index] = _key_and_error(key, drawn, kernel, index, stop)
+            single.append(found)
     counts = jax.tree.map(lambda *arrays: np.stack(arrays), *(counts_from_tally(d.pulses, d.tally) for d in gathered))
     stopped = np.array([drawn.stopped for drawn in gathered])
-    keys = None if batch.security is None else _keys(counts, batch, errors, stopped)
+    key_of_each = jax.tree.map(lambda *arrays: np.concatenate(arrays), *single) if single else None
+    keys = None if batch.security is None else _keys(counts, batch, errors, stopped, key_of_each)
     return _part(
         points,
         batch,
@@ -312,7 +314,7 @@ def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray]
     kernel = kernel_study(batch)
     mean = jax.tree.map(np.asarray, _expected_batch(kernel))
     counts = jax.tree.map(lambda array: array[:, None], mean)
-    keys = None if batch.security is None else _keys(counts, batch, np.full(counts.pulses.shape, np.nan))
+    keys = None if batch.security is None else _keys(counts, batch, np.full(len(points), np.nan))
     clicks = np.full((len(points), 2), np.nan)  # a paper's count model does not tell
     if batch.link.receiver.count_model == "exact":
         clicks = np.asarray(_clicks_batch(kernel, np.where(np.isfinite(mean.pulses), mean.pulses, 0.0)))
@@ -387,24 +389,36 @@ def _blind_pulses(kernel: Study, block: int) -> float:
     return float(shortest) * max(0, block // at_once - 1)
 
 
-def _standard_error(key: Any, drawn: Drawn, kernel: Study, index: int, stop: tuple[int | None, int | None]) -> float:
-    """Standard deviation of the key length over multinomial redraws of the counts of one realization."""
+def _key_and_error(
+    key: Any, drawn: Drawn, kernel: Study, index: int, stop: tuple[int | None, int | None]
+) -> tuple[Key, float]:
+    """Key of one realization, and the standard deviation of its length over multinomial redraws of the counts.
+
+    Both in one batch, so that there is one kernel to compile.
+    """
     rng = host_generator(fold_name(key, "standard_error"))
     counts = counts_from_tally(drawn.pulses, drawn.tally)
-    if drawn.stopped:
-        stop = int(drawn.pulses[0]), None
-    silent, right = counts.sent - counts.detections, counts.detections - counts.errors
-    table = np.stack([silent, right, counts.errors], axis=-1)[0, :, :, None] / counts.pulses[0]
-    sent, tally = draw_tally(rng, table, REDRAWS, *stop)
-    redrawn = jax.tree.map(lambda array: array[None].astype(np.float64), counts_from_tally(sent, tally))
+    sampled = drawn.pulses[0] > 0
+    redrawn = jax.tree.map(lambda array: np.repeat(array, REDRAWS, axis=0), counts)
+    if sampled:
+        if drawn.stopped:
+            stop = int(drawn.pulses[0]), None
+        silent, right = counts.sent - counts.detections, counts.detections - counts.errors
+        table = np.stack([silent, right, counts.errors], axis=-1)[0, :, :, None] / counts.pulses[0]
+        redrawn = counts_from_tally(*draw_tally(rng, table, REDRAWS, *stop))
+    both = jax.tree.map(lambda first, others: np.concatenate([first, others])[None].astype(np.float64), counts, redrawn)
     one = jax.tree.map(lambda leaf: leaf[index : index + 1], kernel)
-    return float(np.std(np.asarray(_key_batch(redrawn, one).secret_key_bits), ddof=1))
+    keys = jax.device_get(_key_batch(both, one))
+    error = float(np.std(keys.secret_key_bits[0, 1:], ddof=1)) if sampled else np.nan
+    return jax.tree.map(lambda array: array[:, :1], keys), error
 
 
-def _keys(counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.ndarray | None = None) -> Keys:
+def _keys(
+    counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.ndarray | None = None, key: Key | None = None
+) -> Keys:
     """Keys of points and realizations, summed up over the realizations; those that a stop left out do not count."""
     real = jax.tree.map(lambda array: array.astype(np.float64), counts)
-    key = jax.device_get(_key_batch(real, kernel_study(batch)))
+    key = jax.device_get(_key_batch(real, kernel_study(batch))) if key is None else key
     done = real.pulses > 0
     done = done | ~done.any(axis=1, keepdims=True)
     bits, status = key.secret_key_bits, np.where(done, key.status, 0)
@@ -425,7 +439,7 @@ def _keys(counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.
     return Keys(
         bits=mean(bits),
         bits_per_pulse=mean(per_pulse),
-        standard_error=standard_error[:, 0],
+        standard_error=standard_error,
         fluctuation_free=mean(key.secret_key_bits_fluctuation_free),
         yin_safe=mean(key.secret_key_bits_yin_safe),
         terms={name: mean(values) for name, values in key.terms.items()},
