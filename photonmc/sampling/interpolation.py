@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.polynomial.chebyshev import chebvander
+from numpy.polynomial.chebyshev import chebder, chebvander
 
 BATCH = 256
 """States whose tables are asked for at one time, always as many, so that a compiled function has one shape."""
@@ -66,6 +66,15 @@ class Series:
     def terms(self, states: np.ndarray) -> np.ndarray:
         """Values of the terms, shape (state, term); the first is 1."""
         return _basis(2.0 * (states[:, self.varying] - self.low) / self.width - 1.0, self.nodes)
+
+    def expansion(self, values: np.ndarray, order: int) -> list[np.ndarray]:
+        """Taylor coefficients of the tables at values of the one quantity that varies, each of shape (value, place)."""
+        at = 2.0 * (values - self.low[0]) / self.width[0] - 1.0
+        coefficients, found = self.coefficients, []
+        for k in range(order + 1):
+            found.append(chebvander(at, coefficients.shape[0] - 1) @ coefficients)
+            coefficients = chebder(coefficients, axis=0) * (2.0 / (self.width[0] * (k + 1)))
+        return found
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
         """Tables of states, shape (state, place)."""

@@ -36,8 +36,8 @@ import numpy as np
 from photonmc.sampling.interpolation import Series
 from photonmc.sampling.moments import Moments, Tables, coarsen, distinct, moments, rows_of
 
-DEPTH = 12
-"""Halvings of the range of states, over all quantities, that make the first fine grid: 4096 cells at most."""
+DEPTH, DEPTH_OF_ONE = 12, 10
+"""Halvings of the range of states, over all quantities and of one, that make the first fine grid: 4096 cells at most."""
 DEEPEST = 36
 """Halvings after which states are no longer told apart by the grid."""
 
@@ -117,7 +117,7 @@ def pool(tables: Tables, lengths: np.ndarray, states: np.ndarray, target: float 
     roots = np.sqrt(states[:, varying])
     roots = (roots - roots.min(axis=0)) / np.maximum(np.ptp(roots, axis=0), 1e-300)
     level = np.zeros(varying.size, dtype=np.int64)  # halvings of each quantity
-    depth = np.full_like(level, DEPTH // level.size)  # those of the fine grid
+    depth = np.full_like(level, min(DEPTH_OF_ONE, DEPTH // level.size))  # those of the fine grid
     bound = 1.0
     while depth.sum() <= DEEPEST:
         grid = np.minimum((roots * 2.0**depth).astype(np.int64), 2**depth - 1)
