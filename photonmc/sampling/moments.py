@@ -122,9 +122,7 @@ def _moments_by_terms(
     return grid[first], Moments(total, means, spreads)
 
 
-def _moments_of_one(
-    series: Series, lengths: np.ndarray, states: np.ndarray, grid: np.ndarray
-) -> tuple[np.ndarray, Moments]:
+def _moments_of_one(series: Series, lengths: np.ndarray, states: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, Moments]:
     """Moments where one quantity varies, from its own moments in each cell, which are small.
 
     With p = sum_k a_k x^k around the mean of the cell, the mean is a_0 + a_2 <x^2> + a_3 <x^3>, and the spread
@@ -146,7 +144,8 @@ def _moments_of_one(
     a = series.expansion(centre, 3)
     second, third, fourth = (power[:, None] for power in powers[2:])
     means = np.maximum(a[0] + a[2] * second + a[3] * third, 0.0)
-    spreads = a[1] ** 2 * second + 2.0 * a[1] * a[2] * third + (a[2] ** 2 + 2.0 * a[1] * a[3]) * fourth - (a[2] * second) ** 2
+    spreads = a[1] ** 2 * second + 2.0 * a[1] * a[2] * third + (a[2] ** 2 + 2.0 * a[1] * a[3]) * fourth
+    spreads -= (a[2] * second) ** 2
     total = np.rint(pulses).astype(np.int64)
     if pulses.max(initial=0.0) >= 2.0**53:
         total = np.zeros(size, dtype=np.int64)
