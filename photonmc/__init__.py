@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from photonmc.budget import link_budget as link_budget
+    from photonmc.channel import Background as Background
+    from photonmc.channel import Downlink as Downlink
     from photonmc.channel import Fiber as Fiber
     from photonmc.channel import FixedLoss as FixedLoss
     from photonmc.channel import Recorded as Recorded
+    from photonmc.channel import Uplink as Uplink
     from photonmc.config import load_config as load_config
     from photonmc.config import preset as preset
     from photonmc.contracts import Counts as Counts
@@ -40,7 +44,8 @@ if TYPE_CHECKING:
     from photonmc.tuning import optimize as optimize
 
 _PLACES = {
-    "channel": ("Fiber", "FixedLoss", "Recorded"),
+    "budget": ("link_budget",),
+    "channel": ("Background", "Downlink", "Fiber", "FixedLoss", "Recorded", "Uplink"),
     "config": ("load_config", "preset"),
     "contracts": ("Counts",),
     "detector": ("ActiveBasis",),

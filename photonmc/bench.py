@@ -143,7 +143,7 @@ def pass_job(one: Link, draws: int) -> Callable[[], float]:
 def numpy_binomial_job(one: Link) -> Callable[[], float]:
     """What a user would write for one pass: a binomial for each block, setting and outcome."""
     with jax.enable_x64(True):
-        states = one.draw(jax.random.key(0), PASS_BLOCKS)
+        states = one.draw(jax.random.key(0), np.full(PASS_BLOCKS, PASS_BLOCK_PULSES))
         tally = np.asarray(tally_probabilities(one, PROTOCOL, jax.tree.map(lambda leaf: leaf[0], states)))
     shape = tally.sum(axis=2).ravel()
     transmittance = np.asarray(states.transmittance)

@@ -139,7 +139,7 @@ def key(
         if any(os.path.realpath(path) == os.path.realpath(counts) for path in out):
             yield Mistake(f"--out {counts}", "is the file of --counts")
 
-    study = _study(config, set_, out, force, refusals, unreadable, measured=True)
+    study = _study(config, set_, out, force, refusals, unreadable, alone="key")
     _deliver(analyze(read[0], study), out, force, json_)
 
 
@@ -160,6 +160,35 @@ def optimize(
     overrides = [*set_, *_run_overrides(seed, sampler)]
     study = _study(config, overrides, out, force, photonmc.tuning.optimize_refusals)
     _deliver(photonmc.tuning.optimize(study), out, force, json_)
+
+
+@app.command
+def budget(
+    config: str,
+    *,
+    elevation: Annotated[float, Parameter(help="Elevation of the satellite [deg].")],
+    set_: Set = [],  # noqa: B006
+    samples: Annotated[Path | None, Parameter(help="CSV of the fading at that elevation, block after block.")] = None,
+    blocks: Annotated[int, Parameter(help="Blocks of --samples.")] = 10_000,
+    seed: Annotated[int, Parameter(help="Seed of --samples.")] = 0,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Link budget of a satellite link at one elevation; reads source, channel, receiver and background of CONFIG."""
+    from photonmc.budget import as_table, budget_refusals, fading_samples, link_budget, sample_refusals, save_samples
+
+    def refusals(study: Study) -> Iterable[Mistake]:
+        return budget_refusals(study.link, elevation)
+
+    def unusable() -> Iterable[Mistake]:
+        return sample_refusals(samples, blocks, seed, force)
+
+    link = _study(config, set_, [], False, refusals, unusable, alone="link").link
+    if samples is not None:
+        save_samples(fading_samples(link, elevation, blocks, seed), samples)
+        print(f"wrote {samples}", file=sys.stderr)
+    found = link_budget(link, elevation)
+    print(json.dumps(found, allow_nan=False) if json_ else as_table(found))
 
 
 @app.command
@@ -216,7 +245,7 @@ def _study(
     force: bool,
     refusals: Callable[[Study], Iterable[Mistake]] = _nothing,
     more: Callable[[], Iterable[Mistake]] = _nothing,
-    measured: bool = False,
+    alone: str | None = None,
 ) -> Study:
     """Study of a command; mistakes of config, options and command stand in one list, and outputs are tried before any work.
 
@@ -227,7 +256,7 @@ def _study(
         force: Whether existing ones are replaced.
         refusals: Why the command cannot use a valid study.
         more: Further mistakes, whether the study is valid or not.
-        measured: Whether counts are given, so that channel and receiver do not matter.
+        alone: "key" where counts are given, so that channel and receiver do not matter; "link" where these alone do.
     """
     from photonmc.config import load_config
     from photonmc.errors import ConfigError, Mistake
@@ -236,7 +265,7 @@ def _study(
     mistakes: list[Mistake] = []
     study, realizations = None, 1
     try:
-        study = load_config(config, overrides, measured)
+        study = load_config(config, overrides, alone)
         realizations = max(study.values_of("run.realizations"))
         mistakes += refusals(study)
     except ConfigError as error:

@@ -23,11 +23,15 @@ from photonmc.study import MAX_POINTS, Study, marked_sections
 
 MAX_FILE_BYTES = 1 << 20
 """Largest input file that is read [bytes]; a real one has a few thousand."""
-LEFT_ALONE = {
-    "channel": {"kind": "fixed_loss", "loss_db": 0.0},
-    "receiver": {"efficiency": 1.0, "misalignment_error": 0.0, "dark_count_probability": 0.0},
+LEFT_ALONE: dict[str, dict[str, Any]] = {
+    "key": {
+        "channel": {"kind": "fixed_loss", "loss_db": 0.0},
+        "receiver": {"efficiency": 1.0, "misalignment_error": 0.0, "dark_count_probability": 0.0},
+        "background": {},
+    },
+    "link": {"protocol": {"kind": "bb84", "basis_probability_z": 0.5}, "security": {}, "run": {}},
 }
-"""What stands for the sections that measured counts do not need."""
+"""What stands for the sections that a command does not need; an empty one is left out."""
 MAX_DEPTH = 20
 """Deepest nesting of tables and lists that is read; a real file has 4 levels."""
 Json = Any
@@ -92,13 +96,14 @@ def preset(name: str) -> Study:
     return study_from_tree(parse_toml(preset_text(name), f"preset:{name}"))
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), measured: bool = False) -> Study:
+def load_config(path: str | Path, overrides: Sequence[str] = (), alone: str | None = None) -> Study:
     """Study of a TOML file, or of `preset:NAME`.
 
     Args:
         path: The file.
         overrides: Further settings as `section.field=value`; the value is TOML, or else a word.
-        measured: For counts that were measured: channel and receiver are left alone, whatever they say or lack.
+        alone: "key" for counts that were measured: channel, receiver and background are left alone, whatever they say or
+            lack; "link" for what reads source, channel, receiver and background alone.
 
     Raises:
         ConfigError: With all mistakes of file and overrides at once.
@@ -112,7 +117,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), measured: bool 
         raise ConfigError([*error.mistakes, *apply_overrides({}, overrides)]) from None
     mistakes = apply_overrides(tree, overrides)
     folder = Path() if ready else Path(path).parent
-    return study_from_tree({**tree, **copy.deepcopy(LEFT_ALONE)} if measured else tree, mistakes, folder)
+    for section, values in copy.deepcopy(LEFT_ALONE.get(alone or "", {})).items():
+        tree.pop(section, None)
+        if values or section == "run":
+            tree[section] = values
+    return study_from_tree(tree, mistakes, folder)
 
 
 def parse_toml(text: str, name: str) -> dict[str, Json]:
@@ -183,7 +192,9 @@ def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = (), fol
         found += broken_rules(tree, invalid, axes, free, getattr(channel, "pulses", None))
     if found or parsed is None:
         raise ConfigError(found)
-    study = Study(Link(parsed.source, channel, parsed.receiver), parsed.protocol, parsed.run, parsed.security)
+    study = Study(
+        Link(parsed.source, channel, parsed.receiver, parsed.background), parsed.protocol, parsed.run, parsed.security
+    )
     return dataclasses.replace(study, axes=tuple(axes), free=tuple(free))
 
 

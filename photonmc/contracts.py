@@ -141,28 +141,33 @@ class Source(Protocol):
 
 
 class Channel(Protocol):
-    """Way from Alice's exit to the receiver's entrance."""
+    """Way from Alice's exit to the receiver's entrance.
+
+    Attributes:
+        fluctuates: Whether each realization draws a trajectory of its own.
+    """
+
+    fluctuates: ClassVar[bool]
 
     def pulses(self, pulse_rate_hz: float) -> float:
         """How many pulses it lasts for; infinite where it always does."""
         ...
 
-    def block_lengths(self, pulse_rate_hz: float, pulses: int) -> np.ndarray:
+    def block_lengths(self, link: Link, pulses: int) -> np.ndarray:
         """Pulses of each block in which one state holds, int64, for a run of so many pulses; host side."""
         ...
 
-    def nodes(self, gate_s: Any, pulse_rate_hz: Any, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+    def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """Quadrature over time and fading: states with a leading axis, and their weights, which sum to 1.
 
         Args:
-            gate_s: Time in which background can fire a detector in one pulse [s].
-            pulse_rate_hz: Pulses sent per second [Hz].
+            link: What the channel is part of.
             pulses: Length of the run; None stands for all that the channel lasts for.
         """
         ...
 
-    def draw(self, key: Key[Array, ""], gate_s: Any, blocks: int) -> ChannelState:
-        """One trajectory: states of the first so many blocks along a leading axis."""
+    def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
+        """One trajectory: states of blocks of so many pulses, those of `block_lengths`, along a leading axis."""
         ...
 
 

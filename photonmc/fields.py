@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from photonmc.channel import CHANNELS
+from photonmc.channel import CHANNELS, Background
 from photonmc.detector import RECEIVERS
 from photonmc.protocol import PROTOCOLS
 from photonmc.sampling import Run
@@ -27,7 +27,9 @@ TAGGED: dict[str, tuple[str, Mapping[str, type]]] = {
     "security": ("analysis", ANALYSES),
 }
 """Sections that come in kinds: the field that names the kind, and the registry."""
-SECTIONS = (*TAGGED, "run")
+UNTAGGED: dict[str, type] = {"background": Background, "run": Run}
+"""Sections of one kind."""
+SECTIONS = (*TAGGED, *UNTAGGED)
 """All sections of a TOML file."""
 
 
@@ -66,8 +68,8 @@ def fields_of(cls: Any) -> dict[str, Field]:
 
 def record_class(section: str, values: dict[str, Any]) -> type | None:
     """Record that a section of a TOML file stands for, None where its kind is missing or not known."""
-    if section == "run":
-        return Run
+    if section in UNTAGGED:
+        return UNTAGGED[section]
     tag, registry = TAGGED[section]
     default = "active_basis" if section == "receiver" else None
     word = values.get(tag, default)

@@ -19,25 +19,32 @@ class Link:
         source: A record of `photonmc.source`, or anything with the methods of `photonmc.contracts.Source`.
         channel: A record of `photonmc.channel`, or anything with the methods of `photonmc.contracts.Channel`.
         receiver: A record of `photonmc.detector`, or anything with the methods of `photonmc.contracts.Receiver`.
+        background: Light of the sky, a record of `photonmc.channel.Background`, for channels that see it; or None.
     """
 
     source: Any
     channel: Any
     receiver: Any
+    background: Any = None
 
     def nodes(self, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """Quadrature points of the channel and their weights, over the first pulses, or all that the channel lasts for."""
-        return self.channel.nodes(self._gate_s(), self.source.pulse_rate_hz, pulses)
+        return self.channel.nodes(self, pulses)
 
     def block_lengths(self, pulses: int) -> np.ndarray:
         """Pulses of each block in which the channel's state holds, int64; they sum to the pulses of the run."""
-        return self.channel.block_lengths(self.source.pulse_rate_hz, pulses)
+        return self.channel.block_lengths(self, pulses)
 
-    def draw(self, key: Key[Array, ""], blocks: int) -> ChannelState:
-        """One trajectory of the channel."""
-        return self.channel.draw(key, self._gate_s(), blocks)
+    def draw(self, key: Key[Array, ""], lengths: np.ndarray) -> ChannelState:
+        """One trajectory of the channel over blocks of so many pulses."""
+        return self.channel.draw(key, self, lengths)
 
-    def _gate_s(self) -> Any:
+    def gate_s(self) -> Any:
         """Time in which background can fire a detector in one pulse [s]: the gate, or the whole period without one."""
         gate_ns = self.receiver.gate_ns()
         return 1.0 / self.source.pulse_rate_hz if gate_ns is None else gate_ns * 1e-9
+
+    def broken_assumptions(self) -> dict[str, Any]:
+        """What takes a result out of its validity: a sentence, and whether it applies; concrete values or not."""
+        of_channel = getattr(self.channel, "broken_assumptions", dict)
+        return {**of_channel(), **(self.receiver.broken_assumptions() if self.receiver.count_model == "exact" else {})}

@@ -152,6 +152,9 @@ class Result:
                 out[name] = {f"{q:g}": _json_number(v) for q, v in zip(QUANTILES, quantiles[index], strict=True)}
         if not np.isnan(clicks := self.detector_clicks[index]).any():
             out["detector_clicks"] = [_whole(value) if whole else float(value) for value in clicks]
+        if hasattr(self.study.link.channel, "summary"):
+            link = self.study.at(index).link
+            out["pass"] = link.channel.summary(link, out["pulses"])
         if self.pooling_error_bound[index] > 0:
             out["pooling_error_bound"] = float(self.pooling_error_bound[index])
         out["counts"] = list(self.rows(index))
@@ -228,8 +231,7 @@ class Result:
         if self.tuned and commonest:
             said.append("No settings within the bounds were found that give a key.")
         if mask & BIT["outside_validity"]:
-            receiver = self.study.at(index).link.receiver
-            broken = receiver.broken_assumptions() if receiver.count_model == "exact" else {}
+            broken = self.study.at(index).link.broken_assumptions()
             why = [sentence for sentence, applies in broken.items() if applies]
             why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
             said.append(f"Outside of validity: {'; '.join(why)}.")

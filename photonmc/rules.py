@@ -11,15 +11,16 @@ import numpy as np
 
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of, join_path, record_class, split_path
+from photonmc.pass_rules import PASS_RULES, PASSES
 from photonmc.protocol.count_models import READS
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security import ANALYSES
 from photonmc.study_axes import Axis, Free
 from photonmc.units import Several
 
-WITH_BACKGROUND = ("recorded",)
+WITH_BACKGROUND = ("recorded", *PASSES)
 """Kinds of channels that may bring background light."""
-WITH_END = ("recorded",)
+WITH_END = ("recorded", *PASSES)
 """Kinds of channels that last for a time of their own."""
 Get = Callable[[str], Any]
 Bounds = dict[str, Free]
@@ -119,7 +120,8 @@ def one_length(get: Get, free: Bounds) -> Iterator[Mistake]:
     given = [name for name in names if get(f"run.{name}") is not None]
     if get("channel.kind") in WITH_END:
         if "block_size_z" in given:
-            yield Mistake("run.block_size_z", "cannot be waited for on a record, which ends")
+            what = "record" if get("channel.kind") == "recorded" else "pass"
+            yield Mistake("run.block_size_z", f"cannot be waited for on a {what}, which ends")
         if len(given) > 1:
             yield Mistake("run", f"give at most one of pulses, duration_s, but there {_are(given)}")
     elif len(given) != 1:
@@ -142,16 +144,17 @@ def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
     if pulses_of is None:
         return
     longest = float(pulses_of(rate))
+    what, place = ("record", "channel.file") if get("channel.kind") == "recorded" else ("pass", "channel.altitude_km")
     for name, unit in (("pulses", 1.0), ("duration_s", rate)):
         value = get(f"run.{name}")
         if value is not None and round(value * unit) > longest:
             yield Mistake(
-                f"run.{name}", f"must not exceed the record, which holds {longest / unit:.12g}, but is {value:.12g}"
+                f"run.{name}", f"must not exceed the {what}, which holds {longest / unit:.12g}, but is {value:.12g}"
             )
     if not longest >= 1.0 and math.isfinite(longest):
-        yield Mistake("channel.file", "must hold one pulse at least, but the record is shorter than a pulse period")
+        yield Mistake(place, f"must hold one pulse at least, but the {what} is shorter than a pulse period")
     elif longest > MAX_PULSES and math.isfinite(longest) and get("run.pulses") is None and get("run.duration_s") is None:
-        yield Mistake("channel.file", f"holds {longest:g} pulses, but a run may have {MAX_PULSES:g}; give run.duration_s")
+        yield Mistake(place, f"holds {longest:g} pulses, but a run may have {MAX_PULSES:g}; give run.duration_s")
 
 
 def one_epsilon(get: Get, free: Bounds) -> Iterator[Mistake]:
@@ -281,6 +284,7 @@ RULES = (
     traps,
     paper_models_take_plain_links,
     paper_models_are_expected_only,
+    *PASS_RULES,
 )
 
 
@@ -355,6 +359,10 @@ def _getter(
     def get(path: str) -> Any:
         if path == "channel":
             return channel_pulses
+        if path.startswith("?"):  # whether a section, or a field of one, is given
+            section, _, name = path[1:].partition(".")
+            held = sections.get(section)
+            return isinstance(held, dict) and (not name or held.get(name) is not None)
         reads.add(path)
         section, name = path.split(".")
         if any(bad in (path, section) or bad.startswith(f"{path}[") for bad in invalid):

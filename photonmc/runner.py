@@ -234,7 +234,7 @@ def chosen_sampler(study: Study) -> str:
     jitter = receiver.detection_window_ps is None and (
         np.any(receiver.timing_jitter_ps) or np.any(receiver.timing_jitter_tail_ps)
     )
-    constant = study.run.block_size_z is not None or len(link.block_lengths(2)) == 1
+    constant = study.run.block_size_z is not None or not np.isfinite(link.channel.pulses(float(link.source.pulse_rate_hz)))
     return "counts" if not jitter and (memory.none or (memory.renews and constant)) else "clicks"
 
 
@@ -455,7 +455,7 @@ def _cautions(batch: Study, points: int, stopped: np.ndarray | None) -> np.ndarr
     """Status bits that do not come from the counts: proofs whose assumptions the receiver breaks, and runs that stopped."""
     mask = np.zeros(points, np.int64)
     if batch.link.receiver.count_model == "exact":
-        for applies in batch.link.receiver.broken_assumptions().values():
+        for applies in batch.link.broken_assumptions().values():
             mask |= np.where(applies, BIT["outside_validity"], 0)
     return mask if stopped is None else mask | np.where(stopped, BIT["partial"], 0)
 

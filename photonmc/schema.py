@@ -9,8 +9,9 @@ import operator
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from photonmc.channel import Background
 from photonmc.errors import Mistake, suggestion
-from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown
+from photonmc.fields import SECTIONS, TAGGED, UNTAGGED, fields_of, join_path, record_class, shown
 from photonmc.marks import OPTIMIZABLE
 from photonmc.sampling import Run
 
@@ -30,6 +31,7 @@ def _file_record() -> type:
 
     fields: list[Any] = [(name, union(name)) for name in ("source", "channel", "receiver", "protocol")]
     fields += [("run", Run), ("security", union("security") | None, dataclasses.field(default=None))]
+    fields += [("background", Background | None, dataclasses.field(default=None))]
     fields += [("schema", Literal[1], dataclasses.field(default=1))]
     file = dataclasses.make_dataclass("StudyFile", fields, frozen=True)
     file.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False, "title": "photonmc study"}  # type: ignore[attr-defined]
@@ -150,7 +152,7 @@ def json_schema() -> dict[str, Any]:
     schema["$defs"]["Values"] = _closed({"values": {"type": "array", "items": word, "minItems": 2}, **zip_name}, "values")
     bounds = {"optimize": {"type": "array", "items": number, "minItems": 2, "maxItems": 2}, "start": number}
     schema["$defs"]["Optimize"] = _closed(bounds, "optimize")
-    for section, (tag, registry) in {**TAGGED, "run": ("", {"run": Run})}.items():
+    for section, (tag, registry) in {**TAGGED, **{name: ("", {name: cls}) for name, cls in UNTAGGED.items()}}.items():
         for cls in registry.values():
             definition = schema["$defs"][cls.__name__]
             if section != "receiver" and tag:

@@ -20,6 +20,8 @@ from photonmc.sampling import Run
 from photonmc.study_axes import Axis, Free
 from photonmc.units import Several, static
 
+OF_THE_LINK = ("source", "channel", "receiver", "background")
+"""Sections that describe the link."""
 MAX_POINTS = 10_000_000
 """Most points of one scan."""
 
@@ -46,7 +48,7 @@ class Study:
 
     def section(self, name: str) -> Any:
         """Record behind a section of the TOML file."""
-        return getattr(self.link, name) if name in ("source", "channel", "receiver") else getattr(self, name)
+        return getattr(self.link if name in OF_THE_LINK else self, name)
 
     def replace(self, values: Mapping[str, Any]) -> Study:
         """Copy with other values at dotted paths, as in TOML; a scan or an optimization of those paths is dropped.
@@ -94,7 +96,7 @@ class Study:
             items[index] = value
             value = tuple(items)
         new = dataclasses.replace(old, **{name: value})
-        if section in ("source", "channel", "receiver"):
+        if section in OF_THE_LINK:
             return dataclasses.replace(self, link=dataclasses.replace(self.link, **{str(section): new}))
         return dataclasses.replace(self, **{str(section): new})
 

@@ -98,9 +98,10 @@ def test_transformations(section, name):
 def test_channel(name):
     channel, rate, pulses = cases.CHANNELS[name], 1e9, 2_000_000
     with jax.enable_x64(True):
-        states, weights = channel.nodes(1e-9, rate, pulses)
-        lengths = channel.block_lengths(rate, pulses)
-        drawn = channel.draw(jax.random.key(1), 1e-9, len(lengths))
+        link = study_with("channel", name).link
+        states, weights = link.nodes(pulses)
+        lengths = link.block_lengths(pulses)
+        drawn = link.draw(jax.random.key(1), lengths)
         np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-14)
         assert lengths.sum() == pulses <= channel.pulses(rate) and drawn.transmittance.shape == lengths.shape
         assert np.all((states.transmittance > 0) & (states.transmittance <= 1))

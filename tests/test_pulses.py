@@ -58,7 +58,7 @@ def _x64():
 
 
 def thresholds(some_link):
-    state = jax.tree.map(lambda block: block[0], some_link.draw(jax.random.key(0), 1))
+    state = jax.tree.map(lambda block: block[0], some_link.draw(jax.random.key(0), np.ones(1, np.int64)))
     return thresholds_of(some_link, PROTOCOL, state, some_link.source.photon_number_tails())
 
 
@@ -201,7 +201,7 @@ def test_unequal_detectors_and_clicks(name, generator):
     """Truth-free closed form, Poissonian light on each detector: 4e5 pulses find 2 % in a click probability of 0.1."""
     chosen, n = LINKS[name], 400_000
     (sampled,) = sample_pulses(point_key(6, 0), chosen, PROTOCOL, 1, n, None, generator)
-    state = jax.tree.map(lambda block: block[0], chosen.draw(jax.random.key(0), 1))
+    state = jax.tree.map(lambda block: block[0], chosen.draw(jax.random.key(0), np.ones(1, np.int64)))
     noise = np.asarray(chosen.receiver.noise_probabilities(state))
     mu, p_mu = np.array(chosen.source.intensities), np.array(chosen.source.intensity_probabilities)
     clicks, tally = np.zeros(2), np.zeros((2, len(mu), 3))
@@ -227,7 +227,7 @@ def test_activation_levels(name):
     assert plain.levels is None and fates.levels is not None
     for field in ("cell", "photons", "double_bit", "fired_0", "fired_1"):
         np.testing.assert_array_equal(getattr(plain, field), getattr(fates, field))
-    state = jax.tree.map(lambda block: block[0], chosen.draw(jax.random.key(0), 1))
+    state = jax.tree.map(lambda block: block[0], chosen.draw(jax.random.key(0), np.ones(1, np.int64)))
     noise = np.asarray(chosen.receiver.noise_probabilities(state))
     intensity, alice, bit, bob = settings(fates.cell)
     to = [np.asarray(chance) for chance in chosen.receiver.routing(state, alice == bob, bit)]

@@ -23,24 +23,37 @@ def bessel_j(order: int, x: Any) -> Float[Array, ...]:
     x = jnp.asarray(x)
     size = jnp.abs(x)
     near = jnp.minimum(size, CROSSING)
-    term = jnp.ones_like(near) if order == 0 else 0.5 * near
-    total = term
-    for k in range(1, SERIES_TERMS):
-        term = term * (-0.25 * near * near / (k * (k + order)))
-        total = total + term
+    total = (0.5 * near) ** order * _polynomial(_series(order), near * near)
     far = jnp.maximum(size, CROSSING)
-    even, odd, coefficient = jnp.ones_like(far), jnp.zeros_like(far), 1.0
-    for k in range(1, ASYMPTOTIC_TERMS * 2):
-        coefficient *= (4.0 * order**2 - (2 * k - 1) ** 2) / (8.0 * k)
-        sign = (-1.0) ** (k // 2)
-        if k % 2:
-            odd = odd + sign * coefficient / far**k
-        else:
-            even = even + sign * coefficient / far**k
+    even, odd = _asymptotic(order)
     angle = far - (0.5 * order + 0.25) * math.pi
-    wave = jnp.sqrt(2.0 / (math.pi * far)) * (even * jnp.cos(angle) - odd * jnp.sin(angle))
-    found = jnp.where(size < CROSSING, total, wave)
+    inverse = 1.0 / (far * far)
+    wave = _polynomial(even, inverse) * jnp.cos(angle) - _polynomial(odd, inverse) / far * jnp.sin(angle)
+    found = jnp.where(size < CROSSING, total, jnp.sqrt(2.0 / (math.pi * far)) * wave)
     return jnp.where(x < 0.0, -found, found) if order else found
+
+
+def _series(order: int) -> list[float]:
+    """Coefficients of the powers of x^2 in J_n(x) / (x / 2)^n."""
+    return [(-0.25) ** k / (math.factorial(k) * math.factorial(k + order)) for k in range(SERIES_TERMS)]
+
+
+def _asymptotic(order: int) -> tuple[list[float], list[float]]:
+    """Coefficients of the powers of 1 / x^2 in P, and in Q x."""
+    products, coefficient = [1.0], 1.0
+    for k in range(1, 2 * ASYMPTOTIC_TERMS):
+        coefficient *= (4.0 * order**2 - (2 * k - 1) ** 2) / (8.0 * k)
+        products.append(coefficient)
+    signs = [(-1.0) ** (k // 2) for k in range(len(products))]
+    signed = [sign * value for sign, value in zip(signs, products, strict=True)]
+    return signed[0::2], signed[1::2]
+
+
+def _polynomial(coefficients: list[float], x: Any) -> Any:
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + coefficient
+    return total
 
 
 def airy(x: Any) -> Float[Array, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,13 @@ from photonmc.units import Range, static, transmittance_from_db
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
+    from photonmc.link import Link
+
 
 class _Constant(abc.ABC):
     """Shared by channels of one state: a single quadrature node of weight 1, a single block however long the run."""
+
+    fluctuates: ClassVar[bool] = False
 
     @abc.abstractmethod
     def total_loss_db(self) -> Float[Array, ""]:
@@ -28,19 +32,19 @@ class _Constant(abc.ABC):
         """Any number of pulses can be sent."""
         return math.inf
 
-    def block_lengths(self, pulse_rate_hz: float, pulses: int) -> np.ndarray:
+    def block_lengths(self, link: Link, pulses: int) -> np.ndarray:
         """One block, which holds all pulses."""
         return np.array([pulses], dtype=np.int64)
 
-    def nodes(self, gate_s: Any, pulse_rate_hz: Any, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+    def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """One node of weight 1."""
         transmittance = jnp.atleast_1d(transmittance_from_db(self.total_loss_db()))
         return ChannelState(transmittance, jnp.zeros(1), jnp.zeros(1)), jnp.ones(1)
 
-    def draw(self, key: Key[Array, ""], gate_s: Any, blocks: int) -> ChannelState:
+    def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """The same state in each block; the key is not used because nothing fluctuates."""
-        state, _ = self.nodes(gate_s, None)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (blocks,)), state)
+        state, _ = self.nodes(link)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(lengths),)), state)
 
 
 @record

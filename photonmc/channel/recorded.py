@@ -7,7 +7,7 @@ import dataclasses
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from photonmc.units import Range, probability_from_rate, static, transmittance_f
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
+
+    from photonmc.link import Link
 
 COLUMNS = {
     "time_s": Range(-1e15, 1e15, "s"),
@@ -81,6 +83,8 @@ class Recorded:
     kind: Literal["recorded"] = static(default="recorded")
     samples: Samples | None = dataclasses.field(default=None, metadata={"internal": True})
 
+    fluctuates: ClassVar[bool] = False
+
     def _starts(self, pulse_rate_hz: Any) -> Any:
         """Index of the first pulse of each row, and of the first one after the last row."""
         assert self.samples is not None
@@ -97,9 +101,9 @@ class Recorded:
         """Pulses that fall into the record."""
         return self._starts(pulse_rate_hz)[-1]
 
-    def block_lengths(self, pulse_rate_hz: float, pulses: int) -> np.ndarray:
+    def block_lengths(self, link: Link, pulses: int) -> np.ndarray:
         """Pulses of each row, up to those of the run."""
-        return np.diff(np.minimum(self._starts(pulse_rate_hz), pulses).astype(np.int64))
+        return np.diff(np.minimum(self._starts(link.source.pulse_rate_hz), pulses).astype(np.int64))
 
     def _states(self, gate_s: Any) -> ChannelState:
         assert self.samples is not None
@@ -107,15 +111,15 @@ class Recorded:
         transmittance = transmittance_from_db(self.samples.loss_db)
         return ChannelState(transmittance, background, jnp.zeros_like(transmittance))
 
-    def nodes(self, gate_s: Any, pulse_rate_hz: Any, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+    def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """A node a row, weighted by the pulses that it holds for."""
-        starts = self._starts(pulse_rate_hz)
+        starts = self._starts(link.source.pulse_rate_hz)
         lengths = jnp.diff(starts if pulses is None else jnp.minimum(starts, pulses))
-        return self._states(gate_s), lengths / lengths.sum()
+        return self._states(link.gate_s()), lengths / lengths.sum()
 
-    def draw(self, key: Key[Array, ""], gate_s: Any, blocks: int) -> ChannelState:
+    def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """The rows in their order; the key is not used because they are known."""
-        return jax.tree.map(lambda leaf: leaf[:blocks], self._states(gate_s))
+        return jax.tree.map(lambda leaf: leaf[: len(lengths)], self._states(link.gate_s()))
 
     def loaded(self, folder: Path) -> Recorded:
         """With the rows of its file, which is relative to a folder.

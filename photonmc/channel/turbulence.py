@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.channel.bessel import airy
+from photonmc.channel.interpolation import cubic
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -167,16 +168,6 @@ def aperture_filter(ratio: Any) -> Float[Array, " aperture"]:
 
 def filtered(aperture: Any, table: Any) -> Any:
     """That integral at any aperture in Fresnel lengths, by cubic interpolation, to 5e-5."""
-    at, values = jnp.log(jnp.maximum(aperture, APERTURES[0])), table
     step = math.log(APERTURES[-1] / APERTURES[0]) / (len(APERTURES) - 1)
-    place = jnp.clip((at - math.log(APERTURES[0])) / step, 0.0, len(APERTURES) - 1.0)
-    left = jnp.clip(jnp.floor(place).astype(jnp.int32), 1, len(APERTURES) - 3)
-    t = place - left
-    a, b, c, d = (values[left + shift] for shift in (-1, 0, 1, 2))
-    # Lagrange's polynomial through four neighbors
-    return jnp.exp(
-        -a * t * (t - 1.0) * (t - 2.0) / 6.0
-        + b * (t + 1.0) * (t - 1.0) * (t - 2.0) / 2.0
-        - c * (t + 1.0) * t * (t - 2.0) / 2.0
-        + d * (t + 1.0) * t * (t - 1.0) / 6.0
-    )
+    place = jnp.log(jnp.maximum(aperture, APERTURES[0]) / APERTURES[0]) / step
+    return jnp.exp(cubic(jnp.clip(place, 0.0, len(APERTURES) - 1.0), table))

@@ -48,7 +48,7 @@ from photonmc.sampling.plain_memory import (
     levels_of,
     releases_of,
 )
-from photonmc.sampling.trajectory import trajectory
+from photonmc.sampling.trajectory import realization_key, trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -415,9 +415,10 @@ def sample_clicks(
         watch: Is told how many pulses were drawn, and says whether to stop.
     """
     stream = fold_name(key, "clicks")
-    lengths, states = trajectory(key, link, pulses)
-    run = _Run(link, protocol, states, lengths, block_size_z)
     for realization in range(realizations):
+        if realization == 0 or link.channel.fluctuates:
+            lengths, states = trajectory(realization_key(key, link, realization), link, pulses)
+            run = _Run(link, protocol, states, lengths, block_size_z)
         run.begin(jax.random.fold_in(stream, realization))
         drawn = run.block(pulses, block_size_z, listener, watch)
         yield drawn

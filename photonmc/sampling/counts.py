@@ -16,7 +16,7 @@ from photonmc.sampling.interpolation import interpolate
 from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
 from photonmc.sampling.pooling import pool
 from photonmc.sampling.renewal import draw_dead_time, draw_dead_time_until
-from photonmc.sampling.trajectory import trajectory
+from photonmc.sampling.trajectory import realization_key, trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -84,12 +84,14 @@ def sample_counts(
         watch: Is told how many pulses were drawn, and says whether to stop.
     """
     stream = fold_name(key, "counts")
-    law = Law(key, link, protocol, pulses, pooling_error)
-    for chunk, start in enumerate(range(0, realizations, CHUNK)):
+    size = 1 if link.channel.fluctuates else CHUNK  # each realization of a channel that fluctuates has a law of its own
+    for chunk, start in enumerate(range(0, realizations, size)):
+        if start == 0 or link.channel.fluctuates:
+            law = Law(realization_key(key, link, chunk), link, protocol, pulses, pooling_error)
         rng = host_generator(jax.random.fold_in(stream, chunk))
-        counts = law.draw(rng, min(CHUNK, realizations - start), pulses, block_size_z)
+        counts = law.draw(rng, min(size, realizations - start), pulses, block_size_z)
         sent = counts.sum(axis=1)
-        stopped = watch(float(sent.sum())) and start + CHUNK < realizations
+        stopped = watch(float(sent.sum())) and start + size < realizations
         yield Drawn(sent, *law.places.sums(counts), law.bound, stopped)
         if stopped:
             return

@@ -24,7 +24,7 @@ from photonmc.sampling.gates import live_and_empty, through_gates
 from photonmc.sampling.mechanisms import MARKS, Fates, unit
 from photonmc.sampling.parallel import in_order
 from photonmc.sampling.thresholds import Thresholds, thresholds_of
-from photonmc.sampling.trajectory import trajectory
+from photonmc.sampling.trajectory import realization_key, trajectory
 from photonmc.words import words_of_chunk
 
 if TYPE_CHECKING:
@@ -98,8 +98,9 @@ def sample_pulses(
     memory = link.receiver.memory(float(link.source.pulse_rate_hz))
     counted = memory.none and listener is None
     many = counted and generator == "philox4x32" and len(link.source.intensities) <= 3 and _on_gpu()
-    stretches = Stretches(key, link, protocol, pulses, many)
     for realization in range(realizations):
+        if realization == 0 or link.channel.fluctuates:
+            stretches = Stretches(realization_key(key, link, realization), link, protocol, pulses, many)
         words = functools.partial(words_of_chunk, generator, jax.random.fold_in(stream, realization))
         if counted:
             drawn = _counted(words, stretches, Counting.of(link, protocol), block_size_z, watch)

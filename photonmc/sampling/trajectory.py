@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -19,6 +19,11 @@ FOREVER = 1 << 60
 """Pulses of a run that waits for detections."""
 
 
+def realization_key(key: Any, link: Link, realization: int) -> Any:
+    """Key of the trajectory of a realization: the same for all where the channel does not fluctuate."""
+    return jax.random.fold_in(key, realization) if link.channel.fluctuates else key
+
+
 def trajectory(key: Key[Array, ""], link: Link, pulses: int | None) -> tuple[np.ndarray, ChannelState]:
     """Blocks of one point: their pulses, int64, none of them empty, and their states, on the host.
 
@@ -29,6 +34,6 @@ def trajectory(key: Key[Array, ""], link: Link, pulses: int | None) -> tuple[np.
     """
     lengths = link.block_lengths(FOREVER if pulses is None else pulses)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the same states whatever device samples
-        states = jax.device_get(link.draw(fold_name(key, "channel"), len(lengths)))
+        states = jax.device_get(link.draw(fold_name(key, "channel"), lengths))
     used = lengths > 0
     return lengths[used], jax.tree.map(lambda leaf: np.asarray(leaf)[used], states)

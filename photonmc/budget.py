@@ -1,0 +1,172 @@
+"""Link budget of a satellite link at one elevation, and samples of its fading there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from photonmc.channel import geometry
+from photonmc.channel.atmosphere import airmass
+from photonmc.channel.downlink import drawn_factors
+from photonmc.channel.fading import offset_nodes
+from photonmc.errors import ConfigError, Mistake
+from photonmc.files import publish, temporary_beside, unusable_file
+from photonmc.link import Link
+from photonmc.random import fold_name, point_key
+
+MOST_BLOCKS = 10_000_000
+"""Most blocks of samples that are drawn."""
+TERMS = ("diffraction", "pointing", "atmosphere", "excess", "receiver_optics", "detector")
+"""Terms of a budget; their sum is the total."""
+
+
+def _decibels(share: Any) -> float:
+    return -10.0 * math.log10(share) if share > 0.0 else math.inf
+
+
+@jax.jit
+def _optics(channel: Any, elevation: Any, wavelength: Any) -> dict[str, Any]:
+    slow = channel.slow(elevation, wavelength)
+    path = channel.path(elevation, wavelength)
+    offset, weights = offset_nodes(slow.jitter, slow.boresight)
+    mean = (channel.shares(elevation, slow.distance, offset, wavelength) * weights).sum()
+    full = channel.still_share(elevation, slow.distance, wavelength)
+    return {
+        "diffraction": full,
+        "pointing": mean / full,
+        "atmosphere": channel.transmittance(elevation, wavelength),
+        "range_km": 1e-3 * slow.distance,
+        "airmass": airmass(elevation),
+        "fried_parameter_m": path.fried_parameter(channel.kind == "uplink"),
+        "isoplanatic_angle_urad": 1e6 * path.isoplanatic_angle(),
+        "greenwood_frequency_hz": path.greenwood_frequency(),
+        "rytov_variance": slow.rytov,
+        "scintillation_index": slow.index,
+        "excess_db": channel.excess_db(elevation),
+    }
+
+
+def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
+    """Losses and turbulence of a satellite link at an elevation.
+
+    Args:
+        link: Its channel is a `Downlink` or an `Uplink`.
+        elevation_deg: Elevation of the satellite [deg], in [0, 90].
+
+    Returns:
+        `elevation_deg`, `range_km`, `airmass`; `terms`, a list of `{name, db}` (losses positive) whose sum is `total_db`;
+        `fried_parameter_m`, `isoplanatic_angle_urad`, `greenwood_frequency_hz`, `rytov_variance` (for an uplink those of a
+        spherical wave from the ground), `scintillation_index` (averaged over the aperture); `background_counts_hz`, what
+        both detectors count together. `diffraction` of an uplink is the long-term spot, without pointing jitter.
+
+    Raises:
+        ConfigError: For another channel, or an elevation out of range.
+    """
+    if found := list(budget_refusals(link, elevation_deg)):
+        raise ConfigError(found)
+    with jax.enable_x64(True):
+        elevation = geometry.radians(elevation_deg)
+        values = {k: float(v) for k, v in _optics(link.channel, elevation, 1e-9 * link.source.wavelength_nm).items()}
+        counts = 0.0
+        if link.background is not None:
+            counts = float(link.background.counts_hz(link, link.channel.area_m2()))
+        efficiency = float(link.receiver.efficiencies().mean())
+    losses = {name: _decibels(values.pop(name)) for name in ("diffraction", "pointing", "atmosphere")}
+    losses |= {
+        "excess": values.pop("excess_db"),
+        "receiver_optics": _decibels(link.receiver.optics_transmittance),
+        "detector": _decibels(efficiency),
+    }
+    return {
+        "elevation_deg": float(elevation_deg),
+        "range_km": values.pop("range_km"),
+        "airmass": values.pop("airmass"),
+        "terms": [{"name": name, "db": losses[name]} for name in TERMS],
+        "total_db": math.fsum(losses.values()),
+        **values,
+        "background_counts_hz": counts,
+    }
+
+
+def budget_refusals(link: Link, elevation_deg: float) -> list[Mistake]:
+    """Why a link has no budget at an elevation."""
+    found = []
+    if not hasattr(link.channel, "still_share"):
+        found.append(Mistake("channel.kind", f'must be "downlink" or "uplink" for a budget, but is "{link.channel.kind}"'))
+    if not 0.0 <= elevation_deg <= 90.0:
+        found.append(Mistake("--elevation", f"must be in [0, 90] deg, but is {elevation_deg:g}"))
+    elif getattr(link.channel, "atmosphere", "") == "table" and elevation_deg < 5.0:
+        found.append(Mistake("--elevation", f'must be 5 at least for atmosphere = "table", but is {elevation_deg:g}'))
+    return found
+
+
+def sample_refusals(path: Path | None, blocks: int, seed: int, force: bool) -> Iterator[Mistake]:
+    """Why samples of the fading cannot be drawn or written."""
+    if path is not None:
+        yield from unusable_file("--samples", path, force)
+    if not 1 <= blocks <= MOST_BLOCKS:
+        yield Mistake("--blocks", f"must be in [1, {MOST_BLOCKS}], but is {blocks}")
+    if not 0 <= seed < 2**63:
+        yield Mistake("--seed", f"must be in [0, 2^63), but is {seed}")
+
+
+def fading_samples(link: Link, elevation_deg: float, blocks: int, seed: int) -> dict[str, np.ndarray]:
+    """Fading at a fixed elevation, block after block: `time_s`, `pointing`, `scintillation`, `transmittance`.
+
+    Args:
+        link: Its channel is a `Downlink` or an `Uplink`.
+        elevation_deg: Elevation of the satellite [deg].
+        blocks: Number of blocks, of the shorter correlation time each.
+        seed: Of the random numbers.
+
+    Returns:
+        `pointing` is relative to a perfectly pointed beam, `scintillation` has mean 1, `transmittance` is that of the whole
+        link, receiver and detectors included.
+    """
+    with jax.enable_x64(True):
+        elevation = geometry.radians(elevation_deg)
+        receiver = float(link.receiver.optics_transmittance * link.receiver.efficiencies().mean())
+        key = fold_name(point_key(seed, 0), "budget")
+        wavelength = 1e-9 * link.source.wavelength_nm
+        step = float(link.channel.shortest_time_s(np.array([elevation]), wavelength))
+        same = np.full(4, elevation)
+        still, pointing, light = drawn_factors(key, link.channel, wavelength, same, np.ones(blocks), np.full(blocks, step))
+        transmittance = np.minimum(np.asarray(still * pointing * light), 1.0) * receiver
+    time = np.arange(blocks) * step
+    columns = {"time_s": time, "pointing": np.asarray(pointing), "scintillation": np.asarray(light)}
+    return {**columns, "transmittance": transmittance}
+
+
+def save_samples(columns: dict[str, np.ndarray], path: Path) -> None:
+    """Write columns as a CSV, which appears whole or not at all."""
+    temporary = temporary_beside(path)
+    try:
+        table = np.column_stack(list(columns.values()))
+        np.savetxt(temporary, table, fmt="%.12g", delimiter=",", header=",".join(columns), comments="")
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def as_table(budget: dict[str, Any]) -> str:
+    """A budget as text."""
+    lines = [
+        f"Elevation {budget['elevation_deg']:g} deg, range {budget['range_km']:.6g} km, airmass {budget['airmass']:.4g}"
+    ]
+    lines += [f"  {term['name'].replace('_', ' '):<18} {term['db']:8.3f} dB" for term in budget["terms"]]
+    lines += [f"  {'total':<18} {budget['total_db']:8.3f} dB"]
+    names = {
+        "fried_parameter_m": ("Fried parameter", 1e2, "cm"),
+        "isoplanatic_angle_urad": ("Isoplanatic angle", 1.0, "urad"),
+        "greenwood_frequency_hz": ("Greenwood frequency", 1.0, "Hz"),
+        "rytov_variance": ("Rytov variance", 1.0, ""),
+        "scintillation_index": ("Scintillation index", 1.0, ""),
+        "background_counts_hz": ("Background", 1.0, "counts/s"),
+    }
+    lines += [f"{label:<20} {scale * budget[name]:.4g} {unit}".rstrip() for name, (label, scale, unit) in names.items()]
+    return "\n".join(lines)

@@ -1,0 +1,304 @@
+"""Satellite to ground, and ground to satellite: the channel's states over a pass, as quadrature and as a trajectory."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from photonmc.channel import fading, geometry
+from photonmc.channel.diffraction import gauss, gaussian_share
+from photonmc.channel.interpolation import bicubic, cubic
+from photonmc.channel.slant_path import SlantPath
+from photonmc.contracts import ChannelState, record
+from photonmc.units import probability_from_rate, static, transmittance_from_db
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
+
+    from photonmc.link import Link
+
+TIME_NODES = 40
+"""Nodes of the quadrature over half a pass."""
+GRID = 129
+"""Times of half a pass at which what changes slowly is computed; blocks lie between them."""
+OFFSETS = 257
+"""Pointing offsets at which the collected share is computed."""
+NORMAL_REACH = 8.5
+"""Standard deviations to which the laws of fading are tabulated; beyond lie 2e-17 of all blocks."""
+LONGEST_BLOCK_S = 0.1
+"""Longest block [s], however slowly the fading changes."""
+
+
+class Slow(NamedTuple):
+    """What changes slowly along a pass, at one elevation.
+
+    Attributes:
+        steady: Transmittance of air and excess loss; of no beam and no receiver.
+        distance: Range [m].
+        jitter: Standard deviation of the beam's center at the receiver, each axis [m].
+        boresight: Constant offset of the beam's center [m].
+        rytov: Rytov variance.
+        index: Scintillation index behind the aperture.
+        coherence_s: 1/e time of the scintillation.
+    """
+
+    steady: Any
+    distance: Any
+    jitter: Any
+    boresight: Any
+    rytov: Any
+    index: Any
+    coherence_s: Any
+
+    def reach(self) -> Any:
+        """Largest pointing offset that matters [m]."""
+        return self.boresight + fading.FAR_POINTING * self.jitter + 1e-9
+
+
+class _Pass(SlantPath, abc.ABC):
+    """Shared by both directions: the pass, its quadrature and its trajectory."""
+
+    fluctuates: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def slow(self, elevation: Any, wavelength: Any) -> Slow:
+        """What changes slowly, at one elevation [rad]."""
+
+    @abc.abstractmethod
+    def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
+        """Collected share of a beam whose center is off by an offset at one moment."""
+
+    def still_share(self, elevation: Any, distance: Any, wavelength: Any) -> Any:
+        """Collected share of a beam that is perfectly pointed."""
+        return self.shares(elevation, distance, jnp.zeros(()), wavelength)
+
+    # Length
+
+    def duration_s(self) -> Any:
+        """Time above the minimum elevation [s]."""
+        return 2.0 * self.orbit().time_s(geometry.radians(self.min_elevation_deg))
+
+    def pulses(self, pulse_rate_hz: Any) -> Any:
+        """Whole pulses of the pass."""
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((self, pulse_rate_hz))):
+            return jnp.floor(self.duration_s() * pulse_rate_hz)
+        with jax.enable_x64(True):  # float64 whatever jax's mode, where it can be
+            return np.floor(np.asarray(self.duration_s()) * pulse_rate_hz)
+
+    def _half_s(self, link: Link, pulses: Any) -> Any:
+        total = self.pulses(link.source.pulse_rate_hz) if pulses is None else pulses
+        return 0.5 * total / link.source.pulse_rate_hz
+
+    def block_lengths(self, link: Link, pulses: int) -> np.ndarray:
+        """Blocks no longer than either correlation time, all of one length but the last."""
+        elevations = self.orbit().elevation(np.linspace(0.0, float(self._half_s(link, pulses)), GRID))
+        shortest = float(self.shortest_time_s(elevations, 1e-9 * link.source.wavelength_nm))
+        length = max(1, int(shortest * float(link.source.pulse_rate_hz) * (1.0 + 1e-9)))
+        whole, rest = divmod(pulses, length)
+        return np.array([length] * whole + [rest] * (rest > 0), dtype=np.int64)
+
+    def summary(self, link: Link, pulses: float) -> dict[str, float]:
+        """The pass in a few numbers: duration, culmination, least range, and the loss of the mean transmittance of all."""
+        with jax.enable_x64(True):
+            states, weights = link.nodes(float(pulses))
+            receiver = link.receiver.optics_transmittance * link.receiver.efficiencies().mean()
+            mean = float((states.transmittance * weights).sum() * receiver)
+            return {
+                "duration_s": float(pulses) / float(link.source.pulse_rate_hz),
+                "max_elevation_deg": float(self.max_elevation_deg),
+                "min_range_km": 1e-3 * float(self.orbit().range_m(geometry.radians(self.max_elevation_deg))),
+                "mean_loss_db": -10.0 * math.log10(mean) if mean > 0.0 else math.inf,
+            }
+
+    def broken_assumptions(self) -> dict[str, Any]:
+        """Where the models of the air are doubtful."""
+        return {
+            "below 10 degrees of elevation flat layers and straight rays are doubtful": self.min_elevation_deg < 10.0,
+        }
+
+    def shortest_time_s(self, elevations: Any, wavelength: Any) -> Any:
+        """Shorter of the correlation times at elevations, for which a block may hold [s]."""
+        coherence = jax.vmap(lambda at: self.coherence_s(self.path(at, wavelength), at, wavelength))(elevations)
+        longest: Any = LONGEST_BLOCK_S
+        if self.pointing_correlation_time_ms is not None:
+            longest = jnp.minimum(longest, 1e-3 * self.pointing_correlation_time_ms)
+        return jnp.minimum(jnp.min(coherence), longest)
+
+    # States
+
+    def _state(self, link: Link, transmittance: Any) -> ChannelState:
+        noise = jnp.zeros_like(transmittance)
+        if link.background is not None:
+            counts = link.background.counts_hz(link, self.area_m2())
+            noise = noise + probability_from_rate(0.5 * counts, 1e9 * link.gate_s())
+        wrong = jnp.sin(geometry.radians(self.polarization_rotation_deg)) ** 2
+        return ChannelState(transmittance, noise, jnp.zeros_like(transmittance) + wrong)
+
+    def _scintillation_nodes(self, slow: Slow) -> tuple[Any, Any]:
+        if self.fading == "none":
+            return jnp.ones(1), jnp.ones(1)
+        if self.fading == "gamma_gamma":
+            return fading.gamma_gamma_nodes(slow.rytov)
+        return fading.lognormal_nodes(slow.index)
+
+    def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+        """Quadrature over half the pass (the other half is its mirror image), pointing offsets and scintillation."""
+        wavelength = 1e-9 * link.source.wavelength_nm
+        half = self._half_s(link, pulses)
+        times, time_weights = gauss(0.0, half, TIME_NODES)
+
+        def at(time: Any) -> tuple[Any, Any]:
+            elevation = self.orbit().elevation(time)
+            slow = self.slow(elevation, wavelength)
+            offset, pointing = fading.offset_nodes(slow.jitter, slow.boresight)
+            share = self.shares(elevation, slow.distance, offset, wavelength)
+            intensity, scintillation = self._scintillation_nodes(slow)
+            transmittance = slow.steady * share[:, None] * intensity
+            return jnp.minimum(transmittance, 1.0).ravel(), (pointing[:, None] * scintillation).ravel()
+
+        transmittance, weights = jax.vmap(at)(times)
+        weights = weights * (time_weights / half)[:, None]
+        return self._state(link, transmittance.ravel()), weights.ravel() / weights.sum()
+
+    def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
+        """One pass: pointing and scintillation as correlated processes, block after block."""
+        rate = float(link.source.pulse_rate_hz)
+        ends = np.cumsum(lengths)
+        times = np.abs(ends - 0.5 * lengths - 0.5 * ends[-1]) / rate  # from culmination, on which a run is centered
+        last = max(float(times.max()), 1e-9)
+        elevations = self.orbit().elevation(np.linspace(0.0, last, GRID))
+        wavelength = 1e-9 * link.source.wavelength_nm
+        factors = drawn_factors(key, self, wavelength, elevations, times / last * (GRID - 1), lengths / rate)
+        return self._state(link, jnp.minimum(factors.pointing * factors.scintillation * factors.still, 1.0))
+
+
+class Factors(NamedTuple):
+    """Transmittance of each block up to the receiver: perfectly pointed and still, times pointing, times scintillation."""
+
+    still: Any
+    pointing: Any
+    scintillation: Any
+
+
+@jax.jit
+def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Factors:
+    """Fading of one pass.
+
+    Args:
+        key: Of the random numbers.
+        channel: Whose laws are drawn from.
+        wavelength: Of the light [m].
+        elevations: Grid on which what changes slowly is computed, four at least [rad].
+        place: Where each block lies between them, in grid points.
+        steps: Duration of each block [s].
+    """
+    normals = NORMAL_REACH * jnp.linspace(-1.0, 1.0, OFFSETS)
+
+    def at(elevation: Any) -> tuple[Any, ...]:
+        slow = channel.slow(elevation, wavelength)
+        offsets = slow.reach() * jnp.linspace(0.0, 1.0, OFFSETS)
+        still = channel.still_share(elevation, slow.distance, wavelength)
+        factor = channel.shares(elevation, slow.distance, offsets, wavelength) / still
+        quantiles = ()
+        if channel.fading == "gamma_gamma":
+            quantiles = tuple(fading.log_gamma_quantile(normals, shape) for shape in fading.gamma_shapes(slow.rytov))
+        return slow, still, factor, quantiles
+
+    slow, still, factor, quantiles = jax.lax.map(at, elevations)
+
+    def between(values: Any) -> Any:
+        return cubic(place, values)
+
+    coherence = between(slow.coherence_s)
+    pointing_s = coherence if channel.pointing_correlation_time_ms is None else 1e-3 * channel.pointing_correlation_time_ms
+    apart = jnp.concatenate([steps[:1], 0.5 * (steps[1:] + steps[:-1])])
+    key_pointing, key_light = jax.random.split(key)
+    x, y = fading.ornstein_uhlenbeck(key_pointing, jnp.exp(-apart / pointing_s), 2)
+    offset = jnp.hypot(between(slow.boresight) + between(slow.jitter) * x, between(slow.jitter) * y)
+    pointing = bicubic(place, jnp.minimum(offset / between(slow.reach()), 1.0) * (OFFSETS - 1), factor)
+    decay = jnp.exp(-apart / coherence)
+    if channel.fading == "none":
+        scintillation = jnp.ones_like(pointing)
+    elif channel.fading == "gamma_gamma":
+        columns = jnp.clip(0.5 + fading.ornstein_uhlenbeck(key_light, decay, 2) / (2.0 * NORMAL_REACH), 0.0, 1.0)
+        pairs = zip(columns * (OFFSETS - 1), quantiles, strict=True)
+        scintillation = jnp.exp(sum(bicubic(place, column, table) for column, table in pairs))
+    else:
+        (z,) = fading.ornstein_uhlenbeck(key_light, decay, 1)
+        variance = jnp.log1p(between(slow.index))
+        scintillation = jnp.exp(jnp.sqrt(variance) * z - 0.5 * variance)
+    return Factors(between(slow.steady * still), pointing, scintillation)
+
+
+@record
+class Downlink(_Pass):
+    """From the satellite to the ground: turbulence makes the light scintillate, and hardly widens the beam (theory 3.5)."""
+
+    kind: Literal["downlink"] = static(default="downlink")
+
+    def slow(self, elevation: Any, wavelength: Any) -> Slow:
+        """What changes slowly, at one elevation [rad]."""
+        path, distance = self.path(elevation, wavelength), self.orbit().range_m(elevation)
+        return Slow(
+            steady=self.transmittance(elevation, wavelength) * transmittance_from_db(self.excess_db(elevation)),
+            distance=distance,
+            jitter=1e-6 * self.pointing_jitter_urad * distance,
+            boresight=1e-6 * self.boresight_error_urad * distance,
+            rytov=path.rytov_variance(),
+            index=path.scintillation_index(self.receiver_aperture_m, self.receiver_obscuration_m),
+            coherence_s=self.coherence_s(path, elevation, wavelength),
+        )
+
+    def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
+        """Collected share of a beam whose center is off by an offset."""
+        return self.collected(distance, offset, wavelength)
+
+
+@record
+class Uplink(_Pass):
+    """From the ground to the satellite: turbulence at the beginning of the way widens the beam and makes it wander.
+
+    The spot that a long exposure sees is split into wander, which adds to the pointing jitter, and the short-term spot
+    (theory (31), (32)); a beam that a telescope cuts is taken as the Gaussian beam of the same intensity on the axis.
+    """
+
+    kind: Literal["uplink"] = static(default="uplink")
+
+    def spots(self, elevation: Any, wavelength: Any) -> tuple[Any, Any, Any]:
+        """1/e^2 radii of the long-term and of the short-term spot, and the wander of each axis [m]."""
+        distance = self.orbit().range_m(elevation)
+        still = self.spot_radius(distance, wavelength)
+        waist = wavelength * distance / (math.pi * still)
+        coherence = self.path(elevation, wavelength).fried_parameter(spherical=True)
+        long = still * (1.0 + (2.0 * math.sqrt(2.0) * waist / coherence) ** (5.0 / 3.0)) ** 0.6
+        radial = 0.344 * (distance * wavelength / (2.0 * waist)) ** 2 * (2.0 * waist / coherence) ** (5.0 / 3.0)
+        return long, jnp.sqrt(jnp.maximum(long**2 - 2.0 * radial, still**2 * 1e-6)), jnp.sqrt(0.5 * radial)
+
+    def slow(self, elevation: Any, wavelength: Any) -> Slow:
+        """What changes slowly, at one elevation [rad]."""
+        path, distance = self.path(elevation, wavelength), self.orbit().range_m(elevation)
+        _, _, wander = self.spots(elevation, wavelength)
+        return Slow(
+            steady=self.transmittance(elevation, wavelength) * transmittance_from_db(self.excess_db(elevation)),
+            distance=distance,
+            jitter=jnp.hypot(1e-6 * self.pointing_jitter_urad * distance, wander),
+            boresight=1e-6 * self.boresight_error_urad * distance,
+            rytov=path.rytov_variance(spherical=True),
+            index=path.scintillation_index(self.receiver_aperture_m, self.receiver_obscuration_m, spherical=True),
+            coherence_s=self.coherence_s(path, elevation, wavelength),
+        )
+
+    def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
+        """Collected share of the short-term spot whose center is off by an offset."""
+        _, short, _ = self.spots(elevation, wavelength)
+        return gaussian_share(short, offset, self.receiver_aperture_m, self.receiver_obscuration_m)
+
+    def still_share(self, elevation: Any, distance: Any, wavelength: Any) -> Any:
+        """Collected share of the long-term spot, in which wander is part of the spot."""
+        long, _, _ = self.spots(elevation, wavelength)
+        return gaussian_share(long, jnp.zeros(()), self.receiver_aperture_m, self.receiver_obscuration_m)

@@ -1,0 +1,129 @@
+"""Rules between the fields of a link to or from a satellite, and of the background that it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from photonmc.channel.atmosphere import LEAST_TABLE_DEG, TABLE, TABLE_WITHIN_NM, tabulated_wavelength
+from photonmc.channel.sky import DAY_WAVELENGTHS_NM, DAYS
+from photonmc.errors import Mistake
+
+PASSES = ("downlink", "uplink")
+"""Kinds of channels to and from a satellite."""
+Get = Callable[[str], Any]
+
+
+def _on_a_pass(get: Get) -> bool:
+    return get("channel.kind") in PASSES
+
+
+def elevations(get: Get, free: Any) -> Iterator[Mistake]:
+    """A pass culminates above the elevation at which it begins."""
+    if _on_a_pass(get):
+        low, high = get("channel.min_elevation_deg"), get("channel.max_elevation_deg")
+        if not low < high:
+            yield Mistake("channel.max_elevation_deg", f"must be above min_elevation_deg, {low:g}, but is {high:g}")
+
+
+def one_beam(get: Get, free: Any) -> Iterator[Mistake]:
+    """A beam is given by a divergence and what it means, or by its waist, and the telescope that cuts it."""
+    if not _on_a_pass(get):
+        return
+    divergence, kind = get("channel.divergence_urad"), get("channel.divergence_kind")
+    waist, aperture = get("channel.beam_waist_m"), get("channel.transmitter_aperture_m")
+    if (divergence is None) == (waist is None):
+        count = "there is neither" if waist is None else "there are both"
+        yield Mistake(
+            "channel.divergence_urad", f"give either divergence_urad with divergence_kind, or beam_waist_m; {count}"
+        )
+    if divergence is not None and kind is None:
+        kinds = '"half_1e2", "full_1e2", "fwhm" or "tophat_full"'
+        yield Mistake("channel.divergence_kind", f"is required with divergence_urad: {kinds}")
+    if divergence is None and kind is not None:
+        yield Mistake("channel.divergence_kind", f'is read with divergence_urad alone, but is "{kind}"')
+    if aperture is not None and waist is None:
+        beside = "does not stand beside divergence_urad" if divergence is not None else "needs beam_waist_m"
+        yield Mistake("channel.transmitter_aperture_m", f"{beside}, but is {aperture:g}")
+    if get("channel.kind") == "uplink" and kind == "tophat_full":
+        yield Mistake("channel.divergence_kind", 'must be that of a Gaussian beam for an uplink, but is "tophat_full"')
+
+
+def obscurations(get: Get, free: Any) -> Iterator[Mistake]:
+    """What obscures a telescope is smaller than the telescope."""
+    if not _on_a_pass(get):
+        return
+    for side in ("receiver", "transmitter"):
+        aperture, obscuration = get(f"channel.{side}_aperture_m"), get(f"channel.{side}_obscuration_m")
+        if aperture is None and obscuration > 0.0:
+            yield Mistake(f"channel.{side}_obscuration_m", f"is read with {side}_aperture_m alone, but is {obscuration:g}")
+        elif aperture is not None and not obscuration < aperture:
+            yield Mistake(
+                f"channel.{side}_obscuration_m", f"must be below {side}_aperture_m, {aperture:g}, but is {obscuration:g}"
+            )
+
+
+def rotation(get: Get, free: Any) -> Iterator[Mistake]:
+    """How the Earth turns below an orbit depends on the inclination and the latitude."""
+    if not _on_a_pass(get):
+        return
+    for name in ("inclination_deg", "latitude_deg"):
+        value, turns = get(f"channel.{name}"), get("channel.earth_rotation")
+        if turns and value is None:
+            yield Mistake(f"channel.{name}", "is required with earth_rotation")
+        elif not turns and value is not None:
+            yield Mistake(f"channel.{name}", f"is read with earth_rotation = true alone, but is {value:g}")
+
+
+def tabulated_air(get: Get, free: Any) -> Iterator[Mistake]:
+    """The table of extinction has a few wavelengths and ends at 5 degrees."""
+    if not (_on_a_pass(get) and get("channel.atmosphere") == "table"):
+        return
+    wavelength, low, zenith = (
+        get(path) for path in ("source.wavelength_nm", "channel.min_elevation_deg", "channel.zenith_transmittance")
+    )
+    if tabulated_wavelength(wavelength) is None:
+        known = ", ".join(f"{one:g}" for one in sorted(TABLE))
+        yield Mistake(
+            "source.wavelength_nm",
+            f'must be within {TABLE_WITHIN_NM:g} nm of {known} for atmosphere = "table", but is {wavelength:g}',
+        )
+    if low < LEAST_TABLE_DEG:
+        yield Mistake(
+            "channel.min_elevation_deg", f'must be {LEAST_TABLE_DEG:g} at least for atmosphere = "table", but is {low:g}'
+        )
+    if zenith != 0.8:
+        yield Mistake("channel.zenith_transmittance", f'must be left out with atmosphere = "table", but is {zenith:g}')
+
+
+def given_wavelength(get: Get, free: Any) -> Iterator[Mistake]:
+    """Optics need a wavelength that somebody chose."""
+    if _on_a_pass(get) and not get("?source.wavelength_nm"):
+        yield Mistake("source.wavelength_nm", f'is required with channel.kind = "{get("channel.kind")}"')
+
+
+def background_has_a_telescope(get: Get, free: Any) -> Iterator[Mistake]:
+    """Background is seen by the telescope of a pass; its radiance is given by number or by name."""
+    if not get("?background"):
+        return
+    if not _on_a_pass(get):
+        yield Mistake("background", f'is read by "downlink" and "uplink" alone, but channel.kind = "{get("channel.kind")}"')
+    name, radiance, wavelength = get("background.sky"), get("background.radiance_w_m2_sr_um"), get("source.wavelength_nm")
+    if name is not None and radiance is not None:
+        yield Mistake(
+            "background.sky", f"give either it or radiance_w_m2_sr_um, not both, but is {name!r}".replace("'", '"')
+        )
+    low, high = DAY_WAVELENGTHS_NM[0], DAY_WAVELENGTHS_NM[-1]
+    if name in DAYS and not low <= wavelength <= high:
+        yield Mistake("source.wavelength_nm", f'must be in [{low:g}, {high:g}] nm for sky = "{name}", but is {wavelength:g}')
+
+
+PASS_RULES = (
+    elevations,
+    one_beam,
+    obscurations,
+    rotation,
+    tabulated_air,
+    given_wavelength,
+    background_has_a_telescope,
+)
