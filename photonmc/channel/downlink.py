@@ -220,7 +220,8 @@ def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, pl
     key_pointing, key_light = jax.random.split(key)
     x, y = fading.ornstein_uhlenbeck(key_pointing, jnp.exp(-apart / pointing_s), 2)
     offset = jnp.hypot(between(slow.boresight) + between(slow.jitter) * x, between(slow.jitter) * y)
-    pointing = bicubic(place, jnp.minimum(offset / between(slow.reach()), 1.0) * (OFFSETS - 1), factor)
+    column = jnp.minimum(offset / between(slow.reach()), 1.0) * (OFFSETS - 1)
+    pointing = jnp.maximum(bicubic(place, column, factor), 0.0)  # cubics overshoot at the edge of a disc
     decay = jnp.exp(-apart / coherence)
     if channel.fading == "none":
         scintillation = jnp.ones_like(pointing)
