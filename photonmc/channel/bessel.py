@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
@@ -14,11 +16,13 @@ CROSSING, SERIES_TERMS, ASYMPTOTIC_TERMS = 12.0, 36, 12
 """Argument at which the power series gives way to the asymptotic one, and terms of both."""
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def bessel_j(order: int, x: Any) -> Float[Array, ...]:
     """J_n(x) of order 0 or 1.
 
     References:
-        Abramowitz, Stegun, Handbook of Mathematical Functions (1964), Eqs. 9.1.10 and 9.2.5 with 9.2.9, 9.2.10.
+        Abramowitz, Stegun, Handbook of Mathematical Functions (1964), Eqs. 9.1.10 and 9.2.5 with 9.2.9, 9.2.10; slopes:
+        Eqs. 9.1.27, 9.1.28.
     """
     x = jnp.asarray(x)
     size = jnp.abs(x)
@@ -31,6 +35,15 @@ def bessel_j(order: int, x: Any) -> Float[Array, ...]:
     wave = _polynomial(even, inverse) * jnp.cos(angle) - _polynomial(odd, inverse) / far * jnp.sin(angle)
     found = jnp.where(size < CROSSING, total, jnp.sqrt(2.0 / (math.pi * far)) * wave)
     return jnp.where(x < 0.0, -found, found) if order else found
+
+
+@bessel_j.defjvp
+def _slope(order: int, primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    (x,), (direction,) = primals, tangents
+    found, other = bessel_j(order, x), bessel_j(1 - order, x)
+    if order == 0:
+        return found, -other * direction
+    return found, (other - jnp.where(x == 0.0, 0.5, found / jnp.where(x == 0.0, 1.0, x))) * direction
 
 
 def _series(order: int) -> list[float]:

@@ -160,7 +160,8 @@ def aperture_filter(ratio: Any) -> Float[Array, " aperture"]:
 
     def one(size: Any) -> Any:
         y = 0.5 * size * x
-        filter_ = (airy(y) - ratio**2 * airy(ratio * y)) / (1.0 - ratio**2)
+        outer, inner = airy(jnp.stack([y, ratio * y]))
+        filter_ = (outer - ratio**2 * inner) / (1.0 - ratio**2)
         return jnp.log((filter_**2 * weight).sum())
 
     return jax.lax.map(one, jnp.asarray(APERTURES))
