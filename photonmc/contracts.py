@@ -171,6 +171,12 @@ class Channel(Protocol):
         ...
 
 
+@jax.jit
+def quadrature(link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
+    """Nodes of a link's channel, compiled."""
+    return link.nodes(pulses)
+
+
 class Receiver(Protocol):
     """From photons at the receiver's entrance to clicks."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from photonmc.contracts import quadrature
 from photonmc.labels import unit_of
 from photonmc.units import binary_entropy, plob_bound
 
@@ -59,7 +60,7 @@ def _plob(result: Result, indices: np.ndarray) -> np.ndarray:
     values = []
     with jax.enable_x64(True):
         for index in indices:
-            states, weights = result.study.at(int(index)).link.nodes()
+            states, weights = quadrature(result.study.at(int(index)).link)
             values.append(float((weights * plob_bound(states.transmittance)).sum()))
     return np.array(values)
 

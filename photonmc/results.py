@@ -153,8 +153,9 @@ class Result:
         if not np.isnan(clicks := self.detector_clicks[index]).any():
             out["detector_clicks"] = [_whole(value) if whole else float(value) for value in clicks]
         if hasattr(self.study.link.channel, "summary"):
-            link = self.study.at(index).link
-            out["pass"] = link.channel.summary(link, out["pulses"])
+            one = self.study.replace({path: float(values[index]) for path, values in self.tuned.items()}).at(index)
+            summary = one.link.channel.summary(one.link, one.run.fixed_pulses(one.link))
+            out["pass"] = {name: _json_number(value) for name, value in summary.items()}
         if self.pooling_error_bound[index] > 0:
             out["pooling_error_bound"] = float(self.pooling_error_bound[index])
         out["counts"] = list(self.rows(index))

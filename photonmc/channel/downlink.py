@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.channel import fading, geometry
+from photonmc.channel import fading
 from photonmc.channel.diffraction import gauss, gaussian_share
 from photonmc.channel.interpolation import bicubic, cubic
 from photonmc.channel.slant_path import SlantPath
-from photonmc.contracts import ChannelState, record
+from photonmc.contracts import ChannelState, quadrature, record
 from photonmc.units import probability_from_rate, static, transmittance_from_db
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from photonmc.link import Link
 
-TIME_NODES = 40
+TIME_NODES = 24
 """Nodes of the quadrature over half a pass."""
 GRID = 129
 """Times of half a pass at which what changes slowly is computed; blocks lie between them."""
@@ -45,6 +45,7 @@ class Slow(NamedTuple):
         rytov: Rytov variance.
         index: Scintillation index behind the aperture.
         coherence_s: 1/e time of the scintillation.
+        bends: Rising offsets of the beam between which the collected share is smooth, beyond the last of which it is 0 [m].
     """
 
     steady: Any
@@ -54,10 +55,15 @@ class Slow(NamedTuple):
     rytov: Any
     index: Any
     coherence_s: Any
+    bends: tuple[Any, ...]
 
     def reach(self) -> Any:
         """Largest pointing offset that matters [m]."""
-        return self.boresight + fading.FAR_POINTING * self.jitter + 1e-9
+        return jnp.minimum(self.boresight + fading.FAR_POINTING * self.jitter + 1e-9, self.bends[-1])
+
+    def offsets(self) -> tuple[Any, Any]:
+        """Pointing offsets [m] and their weights."""
+        return fading.offset_nodes(self.jitter, self.boresight, self.bends)
 
 
 class _Pass(SlantPath, abc.ABC):
@@ -81,7 +87,7 @@ class _Pass(SlantPath, abc.ABC):
 
     def duration_s(self) -> Any:
         """Time above the minimum elevation [s]."""
-        return 2.0 * self.orbit().time_s(geometry.radians(self.min_elevation_deg))
+        return 2.0 * self.orbit().time_s(jnp.radians(self.min_elevation_deg))
 
     def pulses(self, pulse_rate_hz: Any) -> Any:
         """Whole pulses of the pass."""
@@ -96,8 +102,8 @@ class _Pass(SlantPath, abc.ABC):
 
     def block_lengths(self, link: Link, pulses: int) -> np.ndarray:
         """Blocks no longer than either correlation time, all of one length but the last."""
-        elevations = self.orbit().elevation(np.linspace(0.0, float(self._half_s(link, pulses)), GRID))
-        shortest = float(self.shortest_time_s(elevations, 1e-9 * link.source.wavelength_nm))
+        elevations = _elevations(self, float(self._half_s(link, pulses)))
+        shortest = float(shortest_time_s(self, elevations, 1e-9 * link.source.wavelength_nm))
         length = max(1, int(shortest * float(link.source.pulse_rate_hz) * (1.0 + 1e-9)))
         whole, rest = divmod(pulses, length)
         return np.array([length] * whole + [rest] * (rest > 0), dtype=np.int64)
@@ -105,14 +111,14 @@ class _Pass(SlantPath, abc.ABC):
     def summary(self, link: Link, pulses: float) -> dict[str, float]:
         """The pass in a few numbers: duration, culmination, least range, and the loss of the mean transmittance of all."""
         with jax.enable_x64(True):
-            states, weights = link.nodes(float(pulses))
+            states, weights = quadrature(link, float(pulses))
             receiver = link.receiver.optics_transmittance * link.receiver.efficiencies().mean()
-            mean = float((states.transmittance * weights).sum() * receiver)
+            mean = (states.transmittance * weights).sum() * receiver  # from Alice's exit to a click
             return {
                 "duration_s": float(pulses) / float(link.source.pulse_rate_hz),
                 "max_elevation_deg": float(self.max_elevation_deg),
-                "min_range_km": 1e-3 * float(self.orbit().range_m(geometry.radians(self.max_elevation_deg))),
-                "mean_loss_db": -10.0 * math.log10(mean) if mean > 0.0 else math.inf,
+                "min_range_km": 1e-3 * float(self.orbit().range_m(jnp.radians(self.max_elevation_deg))),
+                "mean_loss_db": -10.0 * float(jnp.log10(mean)),
             }
 
     def broken_assumptions(self) -> dict[str, Any]:
@@ -121,14 +127,6 @@ class _Pass(SlantPath, abc.ABC):
             "below 10 degrees of elevation flat layers and straight rays are doubtful": self.min_elevation_deg < 10.0,
         }
 
-    def shortest_time_s(self, elevations: Any, wavelength: Any) -> Any:
-        """Shorter of the correlation times at elevations, for which a block may hold [s]."""
-        coherence = jax.vmap(lambda at: self.coherence_s(self.path(at, wavelength), at, wavelength))(elevations)
-        longest: Any = LONGEST_BLOCK_S
-        if self.pointing_correlation_time_ms is not None:
-            longest = jnp.minimum(longest, 1e-3 * self.pointing_correlation_time_ms)
-        return jnp.minimum(jnp.min(coherence), longest)
-
     # States
 
     def _state(self, link: Link, transmittance: Any) -> ChannelState:
@@ -136,7 +134,7 @@ class _Pass(SlantPath, abc.ABC):
         if link.background is not None:
             counts = link.background.counts_hz(link, self.area_m2())
             noise = noise + probability_from_rate(0.5 * counts, 1e9 * link.gate_s())
-        wrong = jnp.sin(geometry.radians(self.polarization_rotation_deg)) ** 2
+        wrong = jnp.sin(jnp.radians(self.polarization_rotation_deg)) ** 2
         return ChannelState(transmittance, noise, jnp.zeros_like(transmittance) + wrong)
 
     def _scintillation_nodes(self, slow: Slow) -> tuple[Any, Any]:
@@ -155,7 +153,7 @@ class _Pass(SlantPath, abc.ABC):
         def at(time: Any) -> tuple[Any, Any]:
             elevation = self.orbit().elevation(time)
             slow = self.slow(elevation, wavelength)
-            offset, pointing = fading.offset_nodes(slow.jitter, slow.boresight)
+            offset, pointing = slow.offsets()
             share = self.shares(elevation, slow.distance, offset, wavelength)
             intensity, scintillation = self._scintillation_nodes(slow)
             transmittance = slow.steady * share[:, None] * intensity
@@ -171,10 +169,25 @@ class _Pass(SlantPath, abc.ABC):
         ends = np.cumsum(lengths)
         times = np.abs(ends - 0.5 * lengths - 0.5 * ends[-1]) / rate  # from culmination, on which a run is centered
         last = max(float(times.max()), 1e-9)
-        elevations = self.orbit().elevation(np.linspace(0.0, last, GRID))
         wavelength = 1e-9 * link.source.wavelength_nm
-        factors = drawn_factors(key, self, wavelength, elevations, times / last * (GRID - 1), lengths / rate)
+        factors = drawn_factors(key, self, wavelength, _elevations(self, last), times / last * (GRID - 1), lengths / rate)
         return self._state(link, jnp.minimum(factors.pointing * factors.scintillation * factors.still, 1.0))
+
+
+@jax.jit
+def _elevations(channel: _Pass, last_s: Any) -> Any:
+    """Elevations from culmination to a time after it [rad]."""
+    return channel.orbit().elevation(last_s * jnp.linspace(0.0, 1.0, GRID))
+
+
+@jax.jit
+def shortest_time_s(channel: _Pass, elevations: Any, wavelength: Any) -> Any:
+    """Shorter of the correlation times at elevations, for which a block may hold [s]."""
+    coherence = jax.vmap(lambda at: channel.coherence_s(channel.path(at, wavelength), at, wavelength))(elevations)
+    longest: Any = LONGEST_BLOCK_S
+    if channel.pointing_correlation_time_ms is not None:
+        longest = jnp.minimum(longest, 1e-3 * channel.pointing_correlation_time_ms)
+    return jnp.minimum(jnp.min(coherence), longest)
 
 
 class Factors(NamedTuple):
@@ -221,7 +234,7 @@ def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, pl
     x, y = fading.ornstein_uhlenbeck(key_pointing, jnp.exp(-apart / pointing_s), 2)
     offset = jnp.hypot(between(slow.boresight) + between(slow.jitter) * x, between(slow.jitter) * y)
     column = jnp.minimum(offset / between(slow.reach()), 1.0) * (OFFSETS - 1)
-    pointing = jnp.maximum(bicubic(place, column, factor), 0.0)  # cubics overshoot at the edge of a disc
+    pointing = jnp.clip(bicubic(place, column, factor), 0.0, factor.max())  # cubics overshoot at the edge of a disc
     decay = jnp.exp(-apart / coherence)
     if channel.fading == "none":
         scintillation = jnp.ones_like(pointing)
@@ -253,6 +266,7 @@ class Downlink(_Pass):
             rytov=path.rytov_variance(),
             index=path.scintillation_index(self.receiver_aperture_m, self.receiver_obscuration_m),
             coherence_s=self.coherence_s(path, elevation, wavelength),
+            bends=self.bends(distance, wavelength),
         )
 
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
@@ -274,7 +288,8 @@ class Uplink(_Pass):
         """1/e^2 radii of the long-term and of the short-term spot, and the wander of each axis [m]."""
         distance = self.orbit().range_m(elevation)
         still = self.spot_radius(distance, wavelength)
-        waist = wavelength * distance / (math.pi * still)
+        whole = self.transmitter_aperture_m is None and self.beam_waist_m is not None
+        waist: Any = self.beam_waist_m if whole else wavelength * distance / (math.pi * still)
         coherence = self.path(elevation, wavelength).fried_parameter(spherical=True)
         long = still * (1.0 + (2.0 * math.sqrt(2.0) * waist / coherence) ** (5.0 / 3.0)) ** 0.6
         radial = 0.344 * (distance * wavelength / (2.0 * waist)) ** 2 * (2.0 * waist / coherence) ** (5.0 / 3.0)
@@ -283,7 +298,7 @@ class Uplink(_Pass):
     def slow(self, elevation: Any, wavelength: Any) -> Slow:
         """What changes slowly, at one elevation [rad]."""
         path, distance = self.path(elevation, wavelength), self.orbit().range_m(elevation)
-        _, _, wander = self.spots(elevation, wavelength)
+        _, short, wander = self.spots(elevation, wavelength)
         return Slow(
             steady=self.transmittance(elevation, wavelength) * transmittance_from_db(self.excess_db(elevation)),
             distance=distance,
@@ -292,6 +307,7 @@ class Uplink(_Pass):
             rytov=path.rytov_variance(spherical=True),
             index=path.scintillation_index(self.receiver_aperture_m, self.receiver_obscuration_m, spherical=True),
             coherence_s=self.coherence_s(path, elevation, wavelength),
+            bends=self.gaussian_bends(short),
         )
 
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:

@@ -16,27 +16,32 @@ from photonmc.channel.turbulence import strong_index
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
-POINTING_NODES, FAR_POINTING = 32, 7.5
-"""Nodes of the pointing offset, and how many standard deviations they reach."""
+POINTING_NODES, FAR_POINTING = 24, 7.5
+"""Nodes of each stretch of pointing offsets, and how many standard deviations they reach."""
 SCINTILLATION_NODES = 16
 """Nodes of a log-normal scintillation."""
 GAMMA_NODES = 64
 """Nodes of each of the two factors of a gamma-gamma scintillation, and of their product."""
 
 
-def offset_nodes(jitter: Any, boresight: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+def offset_nodes(
+    jitter: Any, boresight: Any, bends: tuple[Any, ...] = (math.inf,)
+) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
     """Radial pointing offsets and their weights: Rice's law, Rayleigh's without boresight error.
 
     Args:
         jitter: Standard deviation of each axis, in any unit of length or angle; may be 0.
         boresight: Mean offset, in that unit.
+        bends: Rising offsets between which what is integrated is smooth; beyond the last it is what it is there.
     """
     sigma = jnp.maximum(jnp.asarray(jitter), 1e-6 * boresight + 1e-15)  # a jitter of 0 leaves the boresight error
-    low = jnp.maximum(boresight - FAR_POINTING * sigma, 0.0)
-    r, weights = gauss(low, boresight + FAR_POINTING * sigma, POINTING_NODES)
+    low, high = jnp.maximum(boresight - FAR_POINTING * sigma, 0.0), boresight + FAR_POINTING * sigma
+    edges = jnp.stack([low, *(jnp.clip(bend, low, high) for bend in bends)])
+    r, weights = (part.ravel() for part in gauss(edges[:-1], edges[1:], POINTING_NODES))
     density = r / sigma**2 * jnp.exp(-0.5 * ((r - boresight) / sigma) ** 2) * i0e(r * boresight / sigma**2)
     weights = weights * density
-    return r, weights / weights.sum()
+    rest = jnp.maximum(1.0 - weights.sum(), 0.0)
+    return jnp.append(r, edges[-1]), jnp.append(weights, rest) / (weights.sum() + rest)
 
 
 def lognormal_nodes(index: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:

@@ -96,9 +96,10 @@ class SlantPath:
         altitude = 1e3 * self.altitude_km
         rate = geometry.orbital_rate(altitude)
         if self.earth_rotation:
-            inclination, latitude = geometry.radians(self.inclination_deg), geometry.radians(self.latitude_deg)
-            rate = geometry.rate_over_ground(altitude, inclination, latitude)
-        top = geometry.radians(self.max_elevation_deg) if culmination is None else culmination
+            assert self.inclination_deg is not None and self.latitude_deg is not None
+            angles = jnp.radians(self.inclination_deg), jnp.radians(self.latitude_deg)
+            rate = geometry.rate_over_ground(altitude, *angles)
+        top = jnp.radians(self.max_elevation_deg) if culmination is None else culmination
         return geometry.Orbit(altitude, top, jnp.asarray(self.station_altitude_m), rate)
 
     # Beam
@@ -124,6 +125,21 @@ class SlantPath:
             return diffraction.gaussian_share(self.spot_radius(distance, wavelength), offset, *annulus)
         telescope = self.beam_waist_m, self.transmitter_aperture_m, self.transmitter_obscuration_m
         return diffraction.far_field_share(distance, offset, *annulus, wavelength, *telescope)
+
+    def gaussian_bends(self, w: Any) -> tuple[Any, ...]:
+        """`bends` of a Gaussian spot: beyond four radii from the telescope's edge lie 1e-14 of it."""
+        return (0.5 * self.receiver_aperture_m + 4.0 * w,)
+
+    def bends(self, distance: Any, wavelength: Any) -> tuple[Any, ...]:
+        """Rising offsets between which the collected share is smooth, and beyond the last of which there is none [m]."""
+        if self.divergence_kind == "tophat_full":
+            assert self.divergence_urad is not None
+            spot = 1e-6 * self.divergence_urad * distance
+            outer, inner = self.receiver_aperture_m, self.receiver_obscuration_m
+            touching = jnp.stack([0.5 * jnp.abs(spot + edge) for edge in (-outer, -inner, inner, outer)])
+            return tuple(jnp.sort(touching))
+        around = self.gaussian_bends(self.spot_radius(distance, wavelength))
+        return around if self.transmitter_aperture_m is None else (*around, math.inf)  # rings reach further
 
     # Atmosphere
 
@@ -151,7 +167,7 @@ class SlantPath:
         """Angular rate of the line of sight [rad/s]; above the culmination, that of a pass that culminates there."""
         if self.slew_rad_s is not None:
             return jnp.asarray(self.slew_rad_s)
-        return self.orbit(jnp.maximum(geometry.radians(self.max_elevation_deg), elevation)).slew(elevation)
+        return self.orbit(jnp.maximum(jnp.radians(self.max_elevation_deg), elevation)).slew(elevation)
 
     def coherence_s(self, path: turbulence.Path, elevation: Any, wavelength: Any) -> Any:
         """1/e time of the scintillation: what moves past is as large as the aperture or a speckle (theory 3.4)."""
