@@ -48,4 +48,5 @@ class Background:
             1e-3 * self.filter_bandwidth_nm,
             1e-9 * wavelength,
         )
-        return photons * link.receiver.optics_transmittance * link.receiver.efficiencies().mean()
+        # light of the sky comes at any time: jitter moves as much of it into the detection window as out of it
+        return photons * link.receiver.optics_transmittance * jnp.mean(jnp.asarray(link.receiver.efficiency))
