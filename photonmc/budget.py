@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from photonmc.channel import geometry
-from photonmc.channel.atmosphere import airmass
-from photonmc.channel.downlink import drawn_factors
-from photonmc.channel.fading import offset_nodes
+from photonmc.channel.atmosphere import LEAST_TABLE_DEG, airmass
+from photonmc.channel.downlink import drawn_factors, shortest_time_s
 from photonmc.errors import ConfigError, Mistake
 from photonmc.files import publish, temporary_beside, unusable_file
 from photonmc.link import Link
@@ -25,6 +25,11 @@ TERMS = ("diffraction", "pointing", "atmosphere", "excess", "receiver_optics", "
 """Terms of a budget; their sum is the total."""
 
 
+def as_json(budget: dict[str, Any]) -> str:
+    """A budget as JSON, null where a loss is infinite."""
+    return json.dumps(json.loads(json.dumps(budget), parse_constant=lambda word: None), allow_nan=False)
+
+
 def _decibels(share: Any) -> float:
     return -10.0 * math.log10(share) if share > 0.0 else math.inf
 
@@ -33,7 +38,7 @@ def _decibels(share: Any) -> float:
 def _optics(channel: Any, elevation: Any, wavelength: Any) -> dict[str, Any]:
     slow = channel.slow(elevation, wavelength)
     path = channel.path(elevation, wavelength)
-    offset, weights = offset_nodes(slow.jitter, slow.boresight)
+    offset, weights = slow.offsets()
     mean = (channel.shares(elevation, slow.distance, offset, wavelength) * weights).sum()
     full = channel.still_share(elevation, slow.distance, wavelength)
     return {
@@ -67,10 +72,10 @@ def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
     Raises:
         ConfigError: For another channel, or an elevation out of range.
     """
-    if found := list(budget_refusals(link, elevation_deg)):
+    if found := [*elevation_refusals(elevation_deg), *budget_refusals(link, elevation_deg)]:
         raise ConfigError(found)
     with jax.enable_x64(True):
-        elevation = geometry.radians(elevation_deg)
+        elevation = jnp.radians(elevation_deg)
         values = {k: float(v) for k, v in _optics(link.channel, elevation, 1e-9 * link.source.wavelength_nm).items()}
         counts = 0.0
         if link.background is not None:
@@ -93,16 +98,19 @@ def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
     }
 
 
-def budget_refusals(link: Link, elevation_deg: float) -> list[Mistake]:
+def budget_refusals(link: Link, elevation_deg: float) -> Iterator[Mistake]:
     """Why a link has no budget at an elevation."""
-    found = []
     if not hasattr(link.channel, "still_share"):
-        found.append(Mistake("channel.kind", f'must be "downlink" or "uplink" for a budget, but is "{link.channel.kind}"'))
+        yield Mistake("channel.kind", f'must be "downlink" or "uplink" for a budget, but is "{link.channel.kind}"')
+    elif link.channel.atmosphere == "table" and 0.0 <= elevation_deg < LEAST_TABLE_DEG:
+        least = f'must be {LEAST_TABLE_DEG:g} at least for atmosphere = "table"'
+        yield Mistake("--elevation", f"{least}, but is {elevation_deg:g}")
+
+
+def elevation_refusals(elevation_deg: float) -> Iterator[Mistake]:
+    """Why there is no such elevation."""
     if not 0.0 <= elevation_deg <= 90.0:
-        found.append(Mistake("--elevation", f"must be in [0, 90] deg, but is {elevation_deg:g}"))
-    elif getattr(link.channel, "atmosphere", "") == "table" and elevation_deg < 5.0:
-        found.append(Mistake("--elevation", f'must be 5 at least for atmosphere = "table", but is {elevation_deg:g}'))
-    return found
+        yield Mistake("--elevation", f"must be in [0, 90] deg, but is {elevation_deg:g}")
 
 
 def sample_refusals(path: Path | None, blocks: int, seed: int, force: bool) -> Iterator[Mistake]:
@@ -129,11 +137,11 @@ def fading_samples(link: Link, elevation_deg: float, blocks: int, seed: int) -> 
         link, receiver and detectors included.
     """
     with jax.enable_x64(True):
-        elevation = geometry.radians(elevation_deg)
+        elevation = jnp.radians(elevation_deg)
         receiver = float(link.receiver.optics_transmittance * link.receiver.efficiencies().mean())
         key = fold_name(point_key(seed, 0), "budget")
         wavelength = 1e-9 * link.source.wavelength_nm
-        step = float(link.channel.shortest_time_s(np.array([elevation]), wavelength))
+        step = float(shortest_time_s(link.channel, np.array([elevation]), wavelength))
         same = np.full(4, elevation)
         still, pointing, light = drawn_factors(key, link.channel, wavelength, same, np.ones(blocks), np.full(blocks, step))
         transmittance = np.minimum(np.asarray(still * pointing * light), 1.0) * receiver

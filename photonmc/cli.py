@@ -175,20 +175,24 @@ def budget(
     json_: Json = False,
 ) -> None:
     """Link budget of a satellite link at one elevation; reads source, channel, receiver and background of CONFIG."""
-    from photonmc.budget import as_table, budget_refusals, fading_samples, link_budget, sample_refusals, save_samples
+    import photonmc.budget as budgets
+    from photonmc.errors import Mistake
 
     def refusals(study: Study) -> Iterable[Mistake]:
-        return budget_refusals(study.link, elevation)
+        return budgets.budget_refusals(study.link, elevation)
 
     def unusable() -> Iterable[Mistake]:
-        return sample_refusals(samples, blocks, seed, force)
+        yield from budgets.elevation_refusals(elevation)
+        yield from budgets.sample_refusals(samples, blocks, seed, force)
+        if samples is not None and os.path.realpath(samples) == os.path.realpath(config):
+            yield Mistake(f"--samples {samples}", "is read as input")
 
     link = _study(config, set_, [], False, refusals, unusable, alone="link").link
     if samples is not None:
-        save_samples(fading_samples(link, elevation, blocks, seed), samples)
+        budgets.save_samples(budgets.fading_samples(link, elevation, blocks, seed), samples)
         print(f"wrote {samples}", file=sys.stderr)
-    found = link_budget(link, elevation)
-    print(json.dumps(found, allow_nan=False) if json_ else as_table(found))
+    found = budgets.link_budget(link, elevation)
+    print(budgets.as_json(found) if json_ else budgets.as_table(found))
 
 
 @app.command

@@ -29,7 +29,7 @@ LEFT_ALONE: dict[str, dict[str, Any]] = {
         "receiver": {"efficiency": 1.0, "misalignment_error": 0.0, "dark_count_probability": 0.0},
         "background": {},
     },
-    "link": {"protocol": {"kind": "bb84", "basis_probability_z": 0.5}, "security": {}, "run": {}},
+    "link": {"protocol": {"kind": "bb84", "basis_probability_z": 0.5}, "security": {}, "run": {"pulses": 1.0}},
 }
 """What stands for the sections that a command does not need; an empty one is left out."""
 MAX_DEPTH = 20
@@ -119,7 +119,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), alone: str | No
     folder = Path() if ready else Path(path).parent
     for section, values in copy.deepcopy(LEFT_ALONE.get(alone or "", {})).items():
         tree.pop(section, None)
-        if values or section == "run":
+        if values:
             tree[section] = values
     return study_from_tree(tree, mistakes, folder)
 

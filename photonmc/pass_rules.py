@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from photonmc.channel import CHANNELS
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, TABLE, TABLE_WITHIN_NM, tabulated_wavelength
 from photonmc.channel.sky import DAY_WAVELENGTHS_NM, DAYS
 from photonmc.errors import Mistake
+from photonmc.fields import fields_of
 
 PASSES = ("downlink", "uplink")
 """Kinds of channels to and from a satellite."""
@@ -16,6 +21,19 @@ Get = Callable[[str], Any]
 
 def _on_a_pass(get: Get) -> bool:
     return get("channel.kind") in PASSES
+
+
+def may_have_background(get: Get) -> bool:
+    """Whether the channel brings background light, or its record may."""
+    return get("channel.kind") == "recorded" or (_on_a_pass(get) and get("?background"))
+
+
+def pass_of(get: Get) -> Any:
+    """Record of a pass, None where its orbit is not known."""
+    cls = CHANNELS[get("channel.kind")]
+    channel: Any = cls(**{name: get(f"channel.{name}") for name in fields_of(cls)})
+    known = channel.inclination_deg is not None and channel.latitude_deg is not None
+    return None if channel.earth_rotation and not known else channel
 
 
 def elevations(get: Get, free: Any) -> Iterator[Mistake]:
@@ -96,6 +114,22 @@ def tabulated_air(get: Get, free: Any) -> Iterator[Mistake]:
         yield Mistake("channel.zenith_transmittance", f'must be left out with atmosphere = "table", but is {zenith:g}')
 
 
+def gamma_gamma_takes_a_point(get: Get, free: Any) -> Iterator[Mistake]:
+    """The gamma-gamma law is that of a point: of a telescope that is smaller than what turbulence leaves coherent."""
+    if not (_on_a_pass(get) and get("channel.fading") == "gamma_gamma" and get("?source.wavelength_nm")):
+        return
+    channel, wavelength = pass_of(get), get("source.wavelength_nm")
+    if channel is None:
+        return
+    with jax.enable_x64(True):
+        path = channel.path(jnp.radians(channel.min_elevation_deg), 1e-9 * wavelength)
+        largest = float(path.fried_parameter(channel.kind == "uplink"))
+    if not channel.receiver_aperture_m < largest:
+        limit = f"the Fried parameter at min_elevation_deg, {largest:.4g} m"
+        message = f'must be below {limit}, for fading = "gamma_gamma", but is {channel.receiver_aperture_m:g}'
+        yield Mistake("channel.receiver_aperture_m", message)
+
+
 def given_wavelength(get: Get, free: Any) -> Iterator[Mistake]:
     """Optics need a wavelength that somebody chose."""
     if _on_a_pass(get) and not get("?source.wavelength_nm"):
@@ -124,6 +158,7 @@ PASS_RULES = (
     obscurations,
     rotation,
     tabulated_air,
+    gamma_gamma_takes_a_point,
     given_wavelength,
     background_has_a_telescope,
 )

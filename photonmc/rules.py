@@ -11,15 +11,13 @@ import numpy as np
 
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of, join_path, record_class, split_path
-from photonmc.pass_rules import PASS_RULES, PASSES
+from photonmc.pass_rules import PASS_RULES, PASSES, may_have_background, pass_of
 from photonmc.protocol.count_models import READS
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security import ANALYSES
 from photonmc.study_axes import Axis, Free
 from photonmc.units import Several
 
-WITH_BACKGROUND = ("recorded", *PASSES)
-"""Kinds of channels that may bring background light."""
 WITH_END = ("recorded", *PASSES)
 """Kinds of channels that last for a time of their own."""
 Get = Callable[[str], Any]
@@ -92,7 +90,7 @@ def dark_counts(get: Get, free: Bounds) -> Iterator[Mistake]:
         yield Mistake("receiver.dark_count_probability", f"{either}; there {'is none' if rate is None else 'are both'}")
     elif rate is not None and gate is None and window is None:
         yield Mistake("receiver.gate_width_ns", "is required with dark_count_rate_hz")
-    elif rate is None and get("channel.kind") not in WITH_BACKGROUND:
+    elif rate is None and not may_have_background(get):
         if gate is not None:
             yield Mistake("receiver.gate_width_ns", f"is read with dark_count_rate_hz or background alone, but is {gate:g}")
         still = all(_equal(get(f"receiver.timing_jitter_{name}"), 0.0) for name in ("ps", "tail_ps"))
@@ -110,7 +108,7 @@ def gate_fits_the_period(get: Get, free: Bounds) -> Iterator[Mistake]:
         period = 1e12 / get("source.pulse_rate_hz")
         yield Mistake("receiver.detection_window_ps", f"must not exceed the pulse period, {period:g} ps, but is {window:g}")
     gate, rate = get("receiver.gate_width_ns"), get("source.pulse_rate_hz")
-    if gate is not None and get("channel.kind") in WITH_BACKGROUND and gate * rate > 1e9 * (1.0 + 1e-9):
+    if gate is not None and may_have_background(get) and gate * rate > 1e9 * (1.0 + 1e-9):
         yield Mistake("receiver.gate_width_ns", f"must not exceed the pulse period, {1e9 / rate:g} ns, but is {gate:g}")
 
 
@@ -138,13 +136,16 @@ def duration_in_range(get: Get, free: Bounds) -> Iterator[Mistake]:
 
 
 def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """A run is not longer than the channel's record."""
+    """A run is not longer than the channel's record, or pass."""
     pulses_of = get("channel")  # pulses that the channel lasts for, by pulse rate
     rate = get("source.pulse_rate_hz")
+    what, place = "record", "channel.file"
+    if get("channel.kind") in PASSES:
+        what, place = "pass", "channel.altitude_km"
+        pulses_of = getattr(pass_of(get), "pulses", None)
     if pulses_of is None:
         return
     longest = float(pulses_of(rate))
-    what, place = ("record", "channel.file") if get("channel.kind") == "recorded" else ("pass", "channel.altitude_km")
     for name, unit in (("pulses", 1.0), ("duration_s", rate)):
         value = get(f"run.{name}")
         if value is not None and round(value * unit) > longest:
@@ -258,7 +259,8 @@ def paper_models_take_plain_links(get: Get, free: Bounds) -> Iterator[Mistake]:
         if isinstance(get(f"receiver.{name}"), (list, tuple)):
             yield Mistake(f"receiver.{name}", f"must be one number with count_model {model}, but is a list")
     if get("channel.kind") in WITH_END:
-        yield Mistake("channel.kind", f"must not be a record with count_model {model}, which knows a constant channel alone")
+        what = "record" if get("channel.kind") == "recorded" else "pass"
+        yield Mistake("channel.kind", f"must not be a {what} with count_model {model}, which knows a constant channel alone")
 
 
 def paper_models_are_expected_only(get: Get, free: Bounds) -> Iterator[Mistake]:

@@ -454,9 +454,8 @@ def _keys(
 def _cautions(batch: Study, points: int, stopped: np.ndarray | None) -> np.ndarray:
     """Status bits that do not come from the counts: proofs whose assumptions the receiver breaks, and runs that stopped."""
     mask = np.zeros(points, np.int64)
-    if batch.link.receiver.count_model == "exact":
-        for applies in batch.link.broken_assumptions().values():
-            mask |= np.where(applies, BIT["outside_validity"], 0)
+    for applies in batch.link.broken_assumptions().values():
+        mask |= np.where(applies, BIT["outside_validity"], 0)
     return mask if stopped is None else mask | np.where(stopped, BIT["partial"], 0)
 
 
