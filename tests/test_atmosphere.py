@@ -43,6 +43,8 @@ def orbit(altitude=500e3, culmination=90.0, station=0.0):
 def test_bessel(order):
     x = np.concatenate([np.linspace(-30, 30, 601), np.geomspace(30, 1e5, 200)])
     np.testing.assert_allclose(jax.jit(bessel_j, static_argnums=0)(order, x), special.jv(order, x), atol=2e-12)
+    slopes = jax.vmap(jax.grad(lambda x: bessel_j(order, x)))(x)
+    np.testing.assert_allclose(slopes, special.jvp(order, x), atol=2e-12)
     assert airy(0.0) == 1.0 and jax.grad(airy)(0.0) == 0.0
 
 

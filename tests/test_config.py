@@ -52,7 +52,7 @@ SINGLE = [
     ({"receiver.efficiency": float("inf")}, "receiver.efficiency: must be a finite number, but is inf"),
     ({"receiver.efficiency": 10**400}, "receiver.efficiency: must be a number below 1e300, but has 401 digits"),
     ({"channel.lenght_km": 3.0}, "channel.lenght_km: unknown key (did you mean `length_km`?)"),
-    ({"channel.kind": "fibre"}, 'channel.kind: must be one of "fiber", "fixed_loss", "recorded" (did you mean `fiber`?)'),
+    ({"channel.kind": "fibre"}, 'channel.kind: must be one of "fiber", "fixed_loss", "recorded", "downlink", "uplink" (did you mean `fiber`?)'),
     ({"receivr": {}}, "receivr: unknown key (did you mean `receiver`?)"),
     ({"schema": 2}, "schema: must be 1, but is 2"),
     ({"source.intensity_probabilities": [0.7, 0.2, 0.2]}, "source.intensity_probabilities: must sum to 1"),
