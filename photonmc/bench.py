@@ -25,7 +25,7 @@ from photonmc.detector import ActiveBasis
 from photonmc.link import Link
 from photonmc.protocol import BB84
 from photonmc.sampling.clicks import sample_clicks
-from photonmc.sampling.counts import Law, sample_counts
+from photonmc.sampling.counts import Laws, sample_counts
 from photonmc.sampling.expected import tally_probabilities
 from photonmc.sampling.parallel import in_order, processors
 from photonmc.sampling.pulses import sample_pulses
@@ -129,7 +129,7 @@ def pass_job(one: Link, draws: int) -> Callable[[], float]:
     """Further realizations of a record that has been read and pooled."""
     pulses = PASS_BLOCKS * PASS_BLOCK_PULSES
     with jax.enable_x64(True):
-        law = Law(jax.random.key(0), one, PROTOCOL, pulses, 1e-5)
+        law = Laws(one, PROTOCOL, pulses, 1e-5).of(jax.random.key(0))
     rng = np.random.Generator(np.random.Philox(7))
 
     def job() -> float:

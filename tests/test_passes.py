@@ -88,7 +88,7 @@ def test_fading_at_one_elevation(cli, tmp_path):
     agrees(light, 1.0, slow, 0.01)
     agrees((light - 1.0) ** 2, budget["scintillation_index"], slow, 0.06)
     normal = np.log(light) / np.log1p(budget["scintillation_index"]) ** 0.5
-    agrees((normal[1:] - normal.mean()) * (normal[:-1] - normal.mean()), slow, slow, 0.06)
+    agrees((normal[1:] - normal.mean()) * (normal[:-1] - normal.mean()), slow, slow, 0.08)
     assert np.all((pointing >= 0) & (pointing <= 1))
     assert cli("budget", CONFIG, *arguments)[0] == 2, "an existing file is kept"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -106,7 +108,7 @@ class _Pass(SlantPath, abc.ABC):
         shortest = float(shortest_time_s(self, elevations, 1e-9 * link.source.wavelength_nm))
         length = max(1, int(shortest * float(link.source.pulse_rate_hz) * (1.0 + 1e-9)))
         whole, rest = divmod(pulses, length)
-        return np.array([length] * whole + [rest] * (rest > 0), dtype=np.int64)
+        return np.append(np.full(whole, length, np.int64), np.full(int(rest > 0), rest, np.int64))
 
     def summary(self, link: Link, pulses: float) -> dict[str, float]:
         """The pass in a few numbers: duration, culmination, least range, and the loss of the mean transmittance of all."""
@@ -165,13 +167,17 @@ class _Pass(SlantPath, abc.ABC):
 
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """One pass: pointing and scintillation as correlated processes, block after block."""
-        rate = float(link.source.pulse_rate_hz)
-        ends = np.cumsum(lengths)
-        times = np.abs(ends - 0.5 * lengths - 0.5 * ends[-1]) / rate  # from culmination, on which a run is centered
-        last = max(float(times.max()), 1e-9)
-        wavelength = 1e-9 * link.source.wavelength_nm
-        factors = drawn_factors(key, self, wavelength, _elevations(self, last), times / last * (GRID - 1), lengths / rate)
-        return self._state(link, jnp.minimum(factors.pointing * factors.scintillation * factors.still, 1.0))
+        factors = _drawn(key, _plan_of(self, link, lengths), len(lengths))
+        transmittance: Any = np.asarray(jnp.minimum(factors.pointing * factors.scintillation * factors.still, 1.0))
+        states = _dark_state(link)  # but for the transmittance the same in all blocks
+        constant = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), lengths.shape), states)
+        return dataclasses.replace(constant, transmittance=transmittance)
+
+
+@jax.jit
+def _dark_state(link: Link) -> ChannelState:
+    """State of a link's channel without transmittance."""
+    return link.channel._state(link, jnp.zeros(()))
 
 
 @jax.jit
@@ -198,12 +204,37 @@ class Factors(NamedTuple):
     scintillation: Any
 
 
+class Plan(NamedTuple):
+    """What all passes over the same blocks have in common; blocks in lanes, see `fading.by_lane`.
+
+    Attributes:
+        still: Transmittance up to the receiver, perfectly pointed and still.
+        row: Where each block lies between the elevations of the table of pointing factors.
+        jitter: Standard deviation of the beam's center, each axis, in columns of that table.
+        boresight: Its constant offset, in columns.
+        factor: Collected share by elevation and offset, relative to the perfectly pointed beam.
+        follows: Correlation of the pointing of each block with that of the one before it.
+        decay: That of the scintillation.
+        spread: Standard deviation of the logarithm of a log-normal scintillation, or None.
+        quantiles: Logarithms of both factors of a gamma-gamma scintillation, by elevation and Gaussian number; or empty.
+    """
+
+    still: Any
+    row: Any
+    jitter: Any
+    boresight: Any
+    factor: Any
+    follows: Any
+    decay: Any
+    spread: Any
+    quantiles: tuple[Any, ...]
+
+
 @jax.jit
-def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Factors:
-    """Fading of one pass.
+def planned(channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Plan:
+    """Plan of passes.
 
     Args:
-        key: Of the random numbers.
         channel: Whose laws are drawn from.
         wavelength: Of the light [m].
         elevations: Grid on which what changes slowly is computed, four at least [rad].
@@ -223,30 +254,86 @@ def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, pl
         return slow, still, factor, quantiles
 
     slow, still, factor, quantiles = jax.lax.map(at, elevations)
-
-    def between(values: Any) -> Any:
-        return cubic(place, values)
-
-    coherence = between(slow.coherence_s)
+    row = fading.by_lane(place)
+    coherence = cubic(row, slow.coherence_s)
     pointing_s = coherence if channel.pointing_correlation_time_ms is None else 1e-3 * channel.pointing_correlation_time_ms
-    apart = jnp.concatenate([steps[:1], 0.5 * (steps[1:] + steps[:-1])])
+    apart = fading.by_lane(jnp.concatenate([steps[:1], 0.5 * (steps[1:] + steps[:-1])]))
+    column = (OFFSETS - 1) / slow.reach()
+    spread = cubic(row, jnp.sqrt(jnp.log1p(slow.index))).astype(jnp.float32) if channel.fading == "lognormal" else None
+    return Plan(
+        still=cubic(row, slow.steady * still),
+        row=row.astype(jnp.float32),
+        jitter=cubic(row, slow.jitter * column).astype(jnp.float32),
+        boresight=cubic(row, slow.boresight * column).astype(jnp.float32),
+        factor=factor.astype(jnp.float32),
+        follows=jnp.exp(-apart / pointing_s),
+        decay=jnp.exp(-apart / coherence),
+        spread=spread,
+        quantiles=tuple(table.astype(jnp.float32) for table in quantiles),
+    )
+
+
+def _drawn(key: Any, plan: Plan, blocks: int) -> Factors:
+    """Fading of the blocks of one pass, in steps whose results are stored: one compiled whole works them out repeatedly."""
     key_pointing, key_light = jax.random.split(key)
-    x, y = fading.ornstein_uhlenbeck(key_pointing, jnp.exp(-apart / pointing_s), 2)
-    offset = jnp.hypot(between(slow.boresight) + between(slow.jitter) * x, between(slow.jitter) * y)
-    column = jnp.minimum(offset / between(slow.reach()), 1.0) * (OFFSETS - 1)
-    pointing = jnp.clip(bicubic(place, column, factor), 0.0, factor.max())  # cubics overshoot at the edge of a disc
-    decay = jnp.exp(-apart / coherence)
-    if channel.fading == "none":
-        scintillation = jnp.ones_like(pointing)
-    elif channel.fading == "gamma_gamma":
-        columns = jnp.clip(0.5 + fading.ornstein_uhlenbeck(key_light, decay, 2) / (2.0 * NORMAL_REACH), 0.0, 1.0)
-        pairs = zip(columns * (OFFSETS - 1), quantiles, strict=True)
-        scintillation = jnp.exp(sum(bicubic(place, column, table) for column, table in pairs))
-    else:
-        (z,) = fading.ornstein_uhlenbeck(key_light, decay, 1)
-        variance = jnp.log1p(between(slow.index))
-        scintillation = jnp.exp(jnp.sqrt(variance) * z - 0.5 * variance)
-    return Factors(between(slow.steady * still), pointing, scintillation)
+    offset = _offset(plan, _processes(key_pointing, plan.follows, 2))
+    pointing = _bicubic(plan.row, offset, plan.factor)
+    scintillation: Any = None
+    if plan.quantiles:
+        columns = _columns(_processes(key_light, plan.decay, 2))
+        scintillation = [_bicubic(plan.row, column, table) for column, table in zip(columns, plan.quantiles, strict=True)]
+    elif plan.spread is not None:
+        scintillation = _processes(key_light, plan.decay, 1)
+    return _factors(plan, pointing, scintillation, blocks)
+
+
+_processes = jax.jit(fading.ornstein_uhlenbeck, static_argnums=2)
+_bicubic = jax.jit(bicubic)
+
+
+@jax.jit
+def _offset(plan: Plan, centers: Any) -> Any:
+    offset = jnp.hypot(plan.boresight + plan.jitter * centers[0], plan.jitter * centers[1])
+    return jnp.minimum(offset, OFFSETS - 1.0)
+
+
+@jax.jit
+def _columns(normals: Any) -> Any:
+    return jnp.clip(0.5 + normals / (2.0 * NORMAL_REACH), 0.0, 1.0) * (OFFSETS - 1)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _factors(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Factors:
+    pointing = jnp.clip(pointing, 0.0, plan.factor.max())  # cubics overshoot at the edge of a disc
+    light = jnp.ones_like(pointing)
+    if plan.quantiles:
+        light = jnp.exp(sum(scintillation))
+    elif plan.spread is not None:
+        light = jnp.exp(plan.spread * scintillation[0] - 0.5 * plan.spread**2)
+    factors = Factors(plan.still, pointing, light)
+    return jax.tree.map(lambda leaf: fading.in_order(leaf, blocks).astype(jnp.float64), factors)
+
+
+def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Factors:
+    """Fading of one pass; arguments as of `planned`."""
+    return _drawn(key, planned(channel, wavelength, elevations, place, steps), len(place))
+
+
+def _plan_of(channel: _Pass, link: Link, lengths: np.ndarray) -> Plan:
+    """Plan of a channel, kept for the next pass of the same."""
+    leaves, structure = jax.tree.flatten(channel)
+    numbers = tuple(float(leaf) for leaf in leaves)
+    rate, wavelength = float(link.source.pulse_rate_hz), 1e-9 * float(link.source.wavelength_nm)
+    return _plan(structure, numbers, wavelength, rate, lengths.tobytes())
+
+
+@functools.lru_cache(maxsize=1)
+def _plan(structure: Any, numbers: tuple[float, ...], wavelength: float, rate: float, lengths_of: bytes) -> Plan:
+    channel, lengths = jax.tree.unflatten(structure, numbers), np.frombuffer(lengths_of, np.int64)
+    ends = np.cumsum(lengths)
+    times = np.abs(ends - 0.5 * lengths - 0.5 * ends[-1]) / rate  # from culmination, on which a run is centered
+    last = max(float(times.max()), 1e-9)
+    return planned(channel, wavelength, _elevations(channel, last), times / last * (GRID - 1), lengths / rate)
 
 
 @record

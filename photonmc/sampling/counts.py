@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ import numpy as np
 from photonmc.contracts import NO_CLICK, Drawn, unwatched
 from photonmc.random import fold_name, host_generator, multinomial, trials_until
 from photonmc.sampling.blocks import draw_blocks
-from photonmc.sampling.interpolation import interpolate
-from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
+from photonmc.sampling.interpolation import Interpolated, interpolate
+from photonmc.sampling.parallel import in_order
+from photonmc.sampling.places import Places, blind_probabilities, place_probabilities, places_of
 from photonmc.sampling.pooling import pool
 from photonmc.sampling.renewal import draw_dead_time, draw_dead_time_until
-from photonmc.sampling.trajectory import realization_key, trajectory
+from photonmc.sampling.trajectory import block_lengths, realization_key, trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -84,47 +86,88 @@ def sample_counts(
         watch: Is told how many pulses were drawn, and says whether to stop.
     """
     stream = fold_name(key, "counts")
+    laws = Laws(link, protocol, pulses, pooling_error)
     size = 1 if link.channel.fluctuates else CHUNK  # each realization of a channel that fluctuates has a law of its own
-    for chunk, start in enumerate(range(0, realizations, size)):
-        if start == 0 or link.channel.fluctuates:
-            law = Law(realization_key(key, link, chunk), link, protocol, pulses, pooling_error)
+    first = laws.of(realization_key(key, link, 0))
+
+    def chunk_of(chunk: int) -> tuple[Law, np.ndarray]:
+        law = laws.of(realization_key(key, link, chunk)) if link.channel.fluctuates and chunk else first
         rng = host_generator(jax.random.fold_in(stream, chunk))
-        counts = law.draw(rng, min(size, realizations - start), pulses, block_size_z)
+        return law, law.draw(rng, min(size, realizations - chunk * size), pulses, block_size_z)
+
+    for chunk, (law, counts) in enumerate(in_order(chunk_of, ((chunk,) for chunk in range(-(-realizations // size))))):
         sent = counts.sum(axis=1)
-        stopped = watch(float(sent.sum())) and start + size < realizations
-        yield Drawn(sent, *law.places.sums(counts), law.bound, stopped)
+        stopped = watch(float(sent.sum())) and (chunk + 1) * size < realizations
+        yield Drawn(sent, *laws.places.sums(counts), law.bound, stopped)
         if stopped:
             return
 
 
-class Law:
-    """What the counts of a block are drawn from: one table of places, or one a block of the channel or a bin of blocks."""
+class Laws:
+    """Laws of the counts of a link, one for each trajectory of its channel."""
 
-    def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None, pooling_error: float) -> None:
+    def __init__(self, link: Link, protocol: Any, pulses: int | None, pooling_error: float) -> None:
+        self._link, self._protocol, self._pulses, self._pooling_error = link, protocol, pulses, pooling_error
+        self._lengths = block_lengths(link, pulses)
         self.places = places_of(link, protocol)
-        lengths, states = trajectory(key, link, pulses)
-        memory = link.receiver.memory(float(link.source.pulse_rate_hz))
-        self.dead_gates = int(memory.dead_gates[0])
-        self.bound = 0.0
-        self.blind: np.ndarray | None = None  # of a channel that never changes
+        self._memory = link.receiver.memory(float(link.source.pulse_rate_hz))
+        self._interpolated: tuple[np.ndarray, np.ndarray, Interpolated] | None = None
+
+    def of(self, key: Any) -> Law:
+        """Law of the trajectory that belongs to a key."""
+        lengths, states = trajectory(key, self._link, self._pulses, self._lengths)
+        leaves, structure = jax.tree.flatten(states)
+        values = np.stack(leaves).T  # quantity by quantity
 
         def tables(values: np.ndarray) -> np.ndarray:
             chosen = jax.tree.unflatten(structure, list(values.T))
-            return np.asarray(_tables(link, protocol, chosen, self.places.index, self.places.tally.size))
+            return np.asarray(_tables(self._link, self._protocol, chosen, self.places.index, self.places.tally.size))
 
-        leaves, structure = jax.tree.flatten(states)
-        values = np.stack(leaves, axis=1)
-        if len(lengths) == 1:
-            self.tables, self.lengths = tables(values), lengths
+        if len(lengths) > 1:
+            assert self._memory.none
+            interpolated = self._tables(tables, lengths, values)
+            bins = pool(interpolated.tables, lengths, values, self._pooling_error)
+            return Law(self.places, bins.tables, bins.lengths, min(1.0, bins.bound + interpolated.error))
+        table = tables(values)
+        blind = table[0]
+        dead_gates = int(self._memory.dead_gates[0])
+        if dead_gates > 0:
             one = jax.tree.map(lambda leaf: leaf[0], states)
-            self.blind = self.tables[0]
-            if self.dead_gates > 0:
-                self.blind = np.asarray(blind_probabilities(link, protocol, one, self.places))
-        else:
-            assert memory.none
-            interpolated = interpolate(tables, lengths, values, 0.01 * pooling_error)
-            self.tables, self.lengths, bound = pool(interpolated.tables, lengths, values, pooling_error)
-            self.bound = min(1.0, bound + interpolated.error)
+            blind = np.asarray(blind_probabilities(self._link, self._protocol, one, self.places))
+        return Law(self.places, table, lengths, 0.0, dead_gates, blind)
+
+    def _tables(self, tables: Callable[[np.ndarray], np.ndarray], lengths: np.ndarray, values: np.ndarray) -> Interpolated:
+        """Tables of the states; where the channel fluctuates, those of the first trajectory as far as they reach."""
+        low, high = values.min(axis=0), values.max(axis=0)
+        if self._interpolated is not None and (self._interpolated[0] <= low).all() and (high <= self._interpolated[1]).all():
+            return self._interpolated[2]
+        if not self._link.channel.fluctuates or self._interpolated is not None:
+            return interpolate(tables, lengths, values, 0.01 * self._pooling_error)
+        wider = np.where(high > low, np.stack([0.5 * low, np.minimum(1.5 * high, 1.0)]), low)
+        found = interpolate(tables, lengths, np.concatenate([values, wider]), 0.01 * self._pooling_error)
+        self._interpolated = (*wider, found)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """What the counts of a block are drawn from: one table of places, or one a block of the channel or a bin of blocks.
+
+    Attributes:
+        places: What the columns of the tables count.
+        tables: Probability of each place, shape (bin, place).
+        lengths: Pulses of each bin.
+        bound: Bound on the total-variation error of pooling and interpolation.
+        dead_gates: Dead time of a channel that never changes [gates].
+        blind: Probabilities while both detectors are blind, of a channel that never changes; or None.
+    """
+
+    places: Places
+    tables: np.ndarray
+    lengths: np.ndarray
+    bound: float = 0.0
+    dead_gates: int = 0
+    blind: np.ndarray | None = None
 
     def draw(self, rng: np.random.Generator, draws: int, pulses: int | None, block_size_z: int | None) -> np.ndarray:
         """Counts over places, shape (draws, place)."""

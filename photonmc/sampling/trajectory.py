@@ -24,16 +24,24 @@ def realization_key(key: Any, link: Link, realization: int) -> Any:
     return jax.random.fold_in(key, realization) if link.channel.fluctuates else key
 
 
-def trajectory(key: Key[Array, ""], link: Link, pulses: int | None) -> tuple[np.ndarray, ChannelState]:
+def block_lengths(link: Link, pulses: int | None) -> np.ndarray:
+    """Pulses of each block of a run, int64; None where it waits for detections."""
+    return link.block_lengths(FOREVER if pulses is None else pulses)
+
+
+def trajectory(
+    key: Key[Array, ""], link: Link, pulses: int | None, lengths: np.ndarray | None = None
+) -> tuple[np.ndarray, ChannelState]:
     """Blocks of one point: their pulses, int64, none of them empty, and their states, on the host.
 
     Args:
         key: Of the point.
         link: Concrete values only.
         pulses: Of the run; None where it waits for detections.
+        lengths: As `block_lengths` gives them, where they are known.
     """
-    lengths = link.block_lengths(FOREVER if pulses is None else pulses)
+    lengths = block_lengths(link, pulses) if lengths is None else lengths
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the same states whatever device samples
         states = jax.device_get(link.draw(fold_name(key, "channel"), lengths))
     used = lengths > 0
-    return lengths[used], jax.tree.map(lambda leaf: np.asarray(leaf)[used], states)
+    return (lengths, states) if used.all() else (lengths[used], jax.tree.map(lambda leaf: np.asarray(leaf)[used], states))
