@@ -19,16 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.channel import Fiber, Recorded
+from photonmc.channel import Downlink, Fiber, Recorded
 from photonmc.channel.recorded import Samples
+from photonmc.contracts import counts_from_tally
 from photonmc.detector import ActiveBasis
 from photonmc.link import Link
 from photonmc.protocol import BB84
 from photonmc.sampling.clicks import sample_clicks
 from photonmc.sampling.counts import Laws, sample_counts
-from photonmc.sampling.expected import tally_probabilities
+from photonmc.sampling.expected import expected, tally_probabilities
 from photonmc.sampling.parallel import in_order, processors
 from photonmc.sampling.pulses import sample_pulses
+from photonmc.sampling.run import Run
+from photonmc.security import Lim2014
+from photonmc.security.keyrate import key_of_counts
 from photonmc.source import WeakCoherent
 from photonmc.words import words_of_chunk
 
@@ -42,6 +46,17 @@ MEMORY: dict[str, Any] = {
     "afterpulse_time_ns": 200.0,
 }
 PASS_BLOCKS, PASS_BLOCK_PULSES = 400_000, 1_000_000
+DOWNLINK: dict[str, Any] = {
+    "altitude_km": 500.0,
+    "max_elevation_deg": 60.0,
+    "divergence_urad": 10.0,
+    "divergence_kind": "full_1e2",
+    "receiver_aperture_m": 1.0,
+    "pointing_jitter_urad": 1.2,
+    "pointing_correlation_time_ms": 10.0,
+    "coherence_time_ms": 1.0,
+}
+SECURITY = Lim2014(epsilon_secrecy=1e-9, epsilon_correctness=1e-15)
 
 
 class Row(NamedTuple):
@@ -159,6 +174,62 @@ def numpy_binomial_job(one: Link) -> Callable[[], float]:
     return job
 
 
+def overhead(**changes: Any) -> Link:
+    """A pass of a satellite: 400 s at 1 GHz, with pointing and log-normal scintillation."""
+    source = WeakCoherent(1e9, (0.5, 0.1, 0.0), (0.7, 0.2, 0.1), wavelength_nm=850.0)
+    return Link(source, Downlink(**(DOWNLINK | changes)), ActiveBasis(**RECEIVER))
+
+
+def passes_job(passes: int) -> Callable[[], float]:
+    """Passes drawn block by block, with a finite key each."""
+    one, pulses = overhead(), PASS_BLOCKS * PASS_BLOCK_PULSES
+    keys = jax.jit(jax.vmap(lambda counts: key_of_counts(counts, one, PROTOCOL, SECURITY).secret_key_bits))
+
+    def job() -> float:
+        with jax.enable_x64(True):
+            drawn = list(sample_counts(jax.random.key(1), one, PROTOCOL, passes, pulses, None, 1e-5))
+            pulses_of, tally = (
+                np.concatenate(parts).astype(float) for parts in zip(*((d.pulses, d.tally) for d in drawn), strict=True)
+            )
+            jax.block_until_ready(keys(counts_from_tally(pulses_of, tally)))
+        return float(passes)
+
+    return job
+
+
+def key_of_pass(settings: Any) -> Any:
+    """Expected key of a pass [bit], not rounded, by divergence, telescope, intensities and probabilities."""
+    divergence, aperture, signal, decoy, first, second, z = settings
+    source = WeakCoherent(1e9, (signal, decoy, 1e-3), (first, second, 1.0 - first - second), wavelength_nm=850.0)
+    channel = Downlink(**(DOWNLINK | {"divergence_urad": divergence, "receiver_aperture_m": aperture}))
+    one, protocol = Link(source, channel, ActiveBasis(**RECEIVER)), BB84(z)
+    counts = expected(one, protocol, Run(pulses=4e11))
+    return SECURITY.evaluate(counts, one, protocol)["secret_key_bits_real"]
+
+
+SETTINGS = (10.0, 1.0, 0.5, 0.1, 0.6, 0.25, 0.9)
+
+
+def gradient_jobs() -> tuple[Callable[[], float], Callable[[], float]]:
+    """Gradient of the key of a pass, and central differences of it."""
+    with jax.enable_x64(True):
+        at = np.array(SETTINGS)
+        slope, key = jax.jit(jax.grad(key_of_pass)), jax.jit(key_of_pass)
+
+    def gradient() -> float:
+        with jax.enable_x64(True):
+            jax.block_until_ready(slope(at))
+        return 1.0
+
+    def differences() -> float:
+        with jax.enable_x64(True):
+            for step in np.diag(1e-5 * at):
+                jax.block_until_ready((key(at + step), key(at - step)))
+        return 1.0
+
+    return gradient, differences
+
+
 # Baselines
 
 
@@ -251,6 +322,13 @@ def rows(folder: Path | None, seconds: float) -> list[Row]:
             "counts_1e6",
             counts_job(1e6, 20),
             lambda _: "setting up the table; the draws take less",
+        ),
+    ]
+    gradient, differences = gradient_jobs()
+    found += [
+        compared("passes", "passes", passes_job(8), "1", None, lambda _: "moments of bins, Gaussian numbers, neighbors"),
+        compared(
+            "pass_gradient", "gradients", gradient, "finite differences", differences, lambda _: "outcome tables of nodes"
         ),
     ]
     if gpu:
