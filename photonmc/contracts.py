@@ -145,6 +145,8 @@ class Channel(Protocol):
 
     Attributes:
         fluctuates: Whether each realization draws a trajectory of its own.
+        steady_noise: Whether nothing but the transmittance differs between nodes; may be missing, which means that it is not
+            known.
     """
 
     fluctuates: ClassVar[bool]

@@ -72,6 +72,7 @@ class _Pass(SlantPath, abc.ABC):
     """Shared by both directions: the pass, its quadrature and its trajectory."""
 
     fluctuates: ClassVar[bool] = True
+    steady_noise: ClassVar[bool] = True
 
     @abc.abstractmethod
     def slow(self, elevation: Any, wavelength: Any) -> Slow:

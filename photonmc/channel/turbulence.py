@@ -142,29 +142,33 @@ STEPS_PER_E = 200
 """Nodes of the frequency integral for each factor e."""
 SMALLEST, WAVES, LARGEST = 1e-6, 60.0, 1e4
 """Range of the frequency in inverse Fresnel lengths: where it begins, where sin^2 is averaged over, where it ends."""
-APERTURES = np.geomspace(1e-3, 1e5, 321)
-"""Grid of apertures in Fresnel lengths on which the integral is tabulated."""
+STRIDE = 12
+"""Nodes of that integral from one aperture of the grid to the next."""
+APERTURES = 1e-3 * np.exp(np.arange(308) * STRIDE / STEPS_PER_E)
+"""Grid of apertures in Fresnel lengths on which the integral is tabulated, up to 1e5."""
 
 
 def aperture_filter(ratio: Any) -> Float[Array, " aperture"]:
     """Logarithm, for each of `APERTURES`, of the integral over x of x^(-8/3) sin^2(x^2 / 2) |A(x)|^2.
 
-    A is the filter of an annulus of that size in Fresnel lengths, whose obscuration has a ratio of its diameter.
+    A is the filter of an annulus of that size in Fresnel lengths, whose obscuration has a ratio of its diameter. It is a
+    function of size times x, so that on grids even in the logarithm one row of it serves all sizes.
     """
     x = np.exp(np.arange(math.log(SMALLEST), math.log(LARGEST), 1.0 / STEPS_PER_E))
     phase = 0.5 * x**2
     # far out, where sin^2 swings faster than the nodes, its mean stands for it, behind a smooth taper
     taper = 0.5 * (1.0 - np.tanh((np.log(phase) - math.log(WAVES)) * 8.0))
     swing = np.where(phase < 1e-4, phase**2, 0.5 * (1.0 - np.cos(2.0 * phase) * taper))
-    weight = x ** (-5.0 / 3.0) * swing / STEPS_PER_E
+    weight = jnp.asarray(x ** (-5.0 / 3.0) * swing / STEPS_PER_E)
 
-    def one(size: Any) -> Any:
-        y = 0.5 * size * x
-        outer, inner = airy(jnp.stack([y, ratio * y]))
-        filter_ = (outer - ratio**2 * inner) / (1.0 - ratio**2)
-        return jnp.log((filter_**2 * weight).sum())
+    y = 0.5 * APERTURES[0] * x[0] * np.exp(np.arange(x.size + STRIDE * (APERTURES.size - 1)) / STEPS_PER_E)
+    outer, inner = airy(jnp.stack([y, ratio * y]))
+    squared = ((outer - ratio**2 * inner) / (1.0 - ratio**2)) ** 2
 
-    return jax.lax.map(one, jnp.asarray(APERTURES))
+    def one(first: Any) -> Any:
+        return jnp.log(jnp.dot(jax.lax.dynamic_slice(squared, (first,), (x.size,)), weight))
+
+    return jax.lax.map(one, STRIDE * jnp.arange(APERTURES.size))
 
 
 def filtered(aperture: Any, table: Any) -> Any:
