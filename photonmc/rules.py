@@ -12,7 +12,7 @@ import numpy as np
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of, join_path, record_class, split_path
 from photonmc.pass_rules import PASS_RULES, PASSES, may_have_background, pass_of
-from photonmc.protocol.count_models import READS
+from photonmc.protocol.count_models import OF_A_PASS, READS
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security import ANALYSES
 from photonmc.study_axes import Axis, Free
@@ -247,7 +247,7 @@ def traps(get: Get, free: Bounds) -> Iterator[Mistake]:
 
 
 def paper_models_take_plain_links(get: Get, free: Bounds) -> Iterator[Mistake]:
-    """A paper's count model knows equal detectors and a constant channel."""
+    """A paper's count model knows equal detectors, and one with a dead time a constant channel."""
     model = get("receiver.count_model")
     if model == "exact":
         return
@@ -258,7 +258,7 @@ def paper_models_take_plain_links(get: Get, free: Bounds) -> Iterator[Mistake]:
     for name in READS[model]:
         if isinstance(get(f"receiver.{name}"), (list, tuple)):
             yield Mistake(f"receiver.{name}", f"must be one number with count_model {model}, but is a list")
-    if get("channel.kind") in WITH_END:
+    if get("channel.kind") in WITH_END and model not in OF_A_PASS:
         what = "record" if get("channel.kind") == "recorded" else "pass"
         yield Mistake("channel.kind", f"must not be a {what} with count_model {model}, which knows a constant channel alone")
 

@@ -303,9 +303,9 @@ SEVERAL = [
     ),
     (
         ['channel={kind="uplink", altitude_km=500, max_elevation_deg=60.0, receiver_aperture_m=1.0, divergence_urad=10.0, '
-         'divergence_kind="tophat_full"}', 'receiver.count_model="lim2014"'],
+         'divergence_kind="tophat_full"}', 'receiver.count_model="rusca2018"'],
         ['channel.divergence_kind: must be that of a Gaussian beam for an uplink, but is "tophat_full"',
-         "channel.kind: must not be a pass with count_model lim2014"],
+         "channel.kind: must not be a pass with count_model rusca2018"],
     ),
     (
         ['channel={kind="uplink", altitude_km=500, max_elevation_deg=60.0, receiver_aperture_m=1.0, divergence_urad=10.0}'],

@@ -97,7 +97,8 @@ def per_pulse(link: Link, protocol: Any, pulses: Any = None) -> Counts:
     """Counts expected per pulse; the mean over the channel's quadrature nodes is taken over counts, never over losses."""
     if link.receiver.count_model == "exact":
         return counts_from_tally(1.0, node_mean(link, pulses, lambda state: tally_probabilities(link, protocol, state)))
-    detections, errors = COUNT_MODELS[link.receiver.count_model](link, protocol)
+    printed = COUNT_MODELS[link.receiver.count_model]
+    detections, errors = node_mean(link, pulses, lambda state: jnp.stack(printed(link, protocol, state)))
     sent = protocol.matching_probabilities()[:, None] * jnp.asarray(link.source.intensity_probabilities)
     return Counts(1.0, sent, detections, errors)
 
