@@ -146,6 +146,8 @@ def dataset(result: Result) -> xarray.Dataset:
                 ("sifted_z_quantiles", keys.sifted_z_quantiles, "count"),
             ):
                 data[name] = variable(("quantile",), values, f"Quantiles over realizations: {name}", unit)
+            label = "Secret key of each realization"
+            data["secret_key_bits_of_each"] = variable(("realization",), keys.bits_of_each, label, "bit")
     for path, values in result.tuned.items():
         data[path] = variable((), values, f"Optimized {path}", unit_of(result, path))
     coordinates: dict[str, Any] = {"basis": list(BASES)}

@@ -1,4 +1,6 @@
-"""Pictures of results: key against the scanned axis with the repeaterless bound, or the breakdown of one link."""
+"""Pictures of results: key against the scanned axis with the repeaterless bound, the breakdown of one link, a pass over its
+time, the distribution of keys over realizations.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import jax
 import numpy as np
 
 from photonmc.contracts import quadrature
-from photonmc.labels import unit_of
+from photonmc.labels import QUANTILES, unit_of
+from photonmc.timeline import BAND, timeline
 from photonmc.units import binary_entropy, plob_bound
 
 if TYPE_CHECKING:
@@ -32,22 +35,34 @@ NAMES = {
 
 
 def figure(result: Result) -> Figure:
-    """Figure of a result: lines over one or two scanned axes, else the breakdown of a single link."""
+    """Figure of a result: lines over scanned axes, keys of several realizations, a pass over its time, or the breakdown."""
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(7.2, 4.5), dpi=160, layout="constrained")
-    axes = fig.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
     if result.study.axes:
-        _draw_scan(axes, result)
+        _draw_scan(_bare(fig.add_subplot()), result)
+    elif result.keys is not None and np.isfinite(result.keys.bits_of_each[0]).sum() > 1:
+        _draw_histogram(fig, result)
+    elif _on_a_pass(result):
+        _draw_pass(fig, result)
     else:
-        _draw_breakdown(axes, result)
+        _draw_breakdown(_bare(fig.add_subplot()), result)
     return fig
 
 
 def draw(result: Result, path: Path) -> None:
     """Write the figure of a result as PNG."""
     figure(result).savefig(path, format="png")
+
+
+def _bare(axes: Axes) -> Axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _on_a_pass(result: Result) -> bool:
+    """Whether the channel is a satellite's, and was read."""
+    return hasattr(result.study.link.channel, "nodes_at") and result.samplers[0] != "measured"
 
 
 def _label(result: Result, path: str) -> str:
@@ -169,3 +184,95 @@ def _draw_breakdown(axes: Axes, result: Result) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
     axes.set_xlabel("bit")
     axes.set_title(f"From sifted detections to key, {result.study.security.analysis}", fontsize=11)
+
+
+def _draw_histogram(fig: Figure, result: Result) -> None:
+    """Keys of several realizations; those without one stand apart, at 0."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    assert result.keys is not None
+    axes = _bare(fig.add_subplot())
+    bits = result.keys.bits_of_each[0]
+    bits = bits[np.isfinite(bits)]
+    with_key = bits[bits > 0]
+    width = 1.0
+    if with_key.size:
+        edges = np.histogram_bin_edges(with_key, min(50, max(8, round(2.0 * with_key.size ** (1 / 3)))))  # Rice's rule
+        width = edges[1] - edges[0]
+        axes.hist(with_key, edges.tolist(), color=COLORS[0], alpha=0.75)
+        for quantile, bit, style in zip(QUANTILES, result.keys.bits_quantiles[0], (":", "-", "--"), strict=True):
+            label = f"{100 * quantile:g} % quantile: {bit:,.0f} bit"
+            axes.axvline(bit, color=COLORS[1], linestyle=style, linewidth=1.4, label=label)
+        fig.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    else:
+        axes.set_xlim(-5.0, 5.0)
+        axes.set_xticks([0.0])
+    if none := bits.size - with_key.size:
+        axes.bar(0.0, none, width, color="0.6")
+    what = "passes" if _on_a_pass(result) else "realizations"
+    said = f"no key in {none:,} of them ({100 * none / bits.size:.3g} %)" if none else "each with a key"
+    axes.set_title(f"{bits.size:,} {what}, {said}", fontsize=11)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
+    axes.set_xlabel("Secret key [bit]")
+    axes.set_ylabel(what.capitalize())
+
+
+def _draw_pass(fig: Figure, result: Result) -> None:
+    """What happens from the beginning of a pass to its end, in expectation; the key of the result itself as a point."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    study = result.study_at(0)
+    line = timeline(study)
+    fig.set_size_inches(7.2, 8.8)
+    panels = [_bare(axes) for axes in fig.subplots(5, 1, sharex=True)]
+    sky, loss, rates, errors, key = panels
+    blue, red, green = COLORS[:3]
+    sky.plot(line.time_s, line.elevation_deg, color=blue)
+    sky.set_ylabel("Elevation [deg]", color=blue)
+    distance = sky.twinx()
+    distance.spines["top"].set_visible(False)
+    distance.plot(line.time_s, line.range_km, "--", color=red)
+    distance.set_ylabel("Range [km]", color=red)
+    band = np.minimum(line.loss_band_db, line.loss_db.max() + 15.0)  # a beam with an edge may miss the telescope
+    if np.ptp(band, axis=1).max() > 1e-3:
+        low, high = (f"{100 * quantile:g}" for quantile in BAND)
+        loss.fill_between(
+            line.time_s, *band.T, color=blue, alpha=0.25, linewidth=0, label=f"{low} to {high} % of the fading"
+        )
+    loss.plot(line.time_s, line.loss_db, color=blue, label="of the mean transmittance")
+    loss.set_ylabel("Loss [dB]")
+    if np.isfinite(line.clicks_hz).all():
+        rates.plot(line.time_s, line.clicks_hz, color=blue, label="clicks")
+    rates.plot(line.time_s, line.sifted_z_hz, "--", color=red, label="sifted Z detections")
+    rates.set_yscale("log")
+    least, most = rates.get_ylim()
+    rates.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < 50.0 * least else (1.0,)))
+    rates.yaxis.set_minor_formatter(NullFormatter())
+    rates.yaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
+    rates.set_ylabel("Rate [1/s]")
+    errors.plot(line.time_s, 100.0 * line.qber_z, color=blue)
+    errors.set_ylabel("QBER in Z [%]")
+    errors.set_ylim(0.0, 1.15 * errors.get_ylim()[1])
+    if line.secret_key_bits is None:
+        key.plot(line.time_s, line.sifted_z, color=green)
+        key.set_ylabel("Sifted Z so far")
+    else:
+        key.plot(line.time_s, line.secret_key_bits, color=green, label="in expectation, had the block ended here")
+        bits, error = result.scalars["secret_key_bits"][0], result.scalars.get("secret_key_bits_standard_error")
+        label = f"{'expected' if result.samplers[0] == 'expected' else 'sampled'}: {bits:,.0f} bit"
+        key.errorbar(line.time_s[-1], bits, error, fmt="o", color=COLORS[6], markersize=4, capsize=3, label=label)
+        key.set_ylabel("Key so far [bit]")
+    key.yaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
+    key.set_ylim(bottom=0.0)
+    key.set_xlabel("Time from culmination [s]")
+    for axes in (loss, rates, key):
+        axes.legend(frameon=False, fontsize=9)
+    for axes in panels:
+        axes.grid(alpha=0.25)
+    fig.align_ylabels(panels)
+    channel = study.link.channel
+    sky.set_title(
+        f"{channel.kind.capitalize()}, {channel.altitude_km:g} km, culmination at {channel.max_elevation_deg:g} deg",
+        fontsize=11,
+    )

@@ -52,6 +52,8 @@ class Keys(NamedTuple):
     bits_quantiles: np.ndarray
     sifted_z_quantiles: np.ndarray
     probability_no_key: np.ndarray
+    bits_of_each: np.ndarray
+    """Key of each realization, shape (point, realization); NaN for those that a stop left out [bit]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,10 @@ class Result:
     def shape(self) -> tuple[int, ...]:
         """Number of points along each axis of the scan."""
         return self.study.shape
+
+    def study_at(self, index: int) -> Study:
+        """Study of one point, at the settings found by `optimize` where those were tuned."""
+        return self.study.replace({path: float(values[index]) for path, values in self.tuned.items()}).at(index)
 
     # Numbers of all points ---------------------------------------------------------------------------------------------
 
@@ -153,7 +159,7 @@ class Result:
         if not np.isnan(clicks := self.detector_clicks[index]).any():
             out["detector_clicks"] = [_whole(value) if whole else float(value) for value in clicks]
         if hasattr(self.study.link.channel, "summary"):
-            one = self.study.replace({path: float(values[index]) for path, values in self.tuned.items()}).at(index)
+            one = self.study_at(index)
             summary = one.link.channel.summary(one.link, one.run.fixed_pulses(one.link))
             out["pass"] = {name: _json_number(value) for name, value in summary.items()}
         if self.pooling_error_bound[index] > 0:

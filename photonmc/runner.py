@@ -448,6 +448,7 @@ def _keys(
         bits_quantiles=quantiles(bits),
         sifted_z_quantiles=quantiles(sifted),
         probability_no_key=mean(bits <= 0),
+        bits_of_each=np.where(done, bits, np.nan),
     )
 
 
@@ -469,6 +470,9 @@ def assembled(study: Study, parts: list[Part]) -> Result:
             part if part.truth is not None else part._replace(truth=jax.tree.map(_repeater(len(part.points)), blank))
             for part in parts
         ]
+    if study.security is not None:  # points may have different numbers of realizations
+        most = max(part.keys.bits_of_each.shape[1] for part in parts if part.keys is not None)
+        parts = [part._replace(keys=_widened(part.keys, most)) for part in parts if part.keys is not None]
     joined = jax.tree.map(lambda *arrays: np.concatenate(arrays)[order], *parts)
     return Result(
         study=study,
@@ -484,6 +488,12 @@ def assembled(study: Study, parts: list[Part]) -> Result:
         keys=joined.keys,
         tuned=joined.tuned,
     )
+
+
+def _widened(keys: Keys, realizations: int) -> Keys:
+    """With places for so many realizations, those that there are none of NaN."""
+    missing = realizations - keys.bits_of_each.shape[1]
+    return keys._replace(bits_of_each=np.pad(keys.bits_of_each, ((0, 0), (0, missing)), constant_values=np.nan))
 
 
 def _repeater(times: int) -> Any:

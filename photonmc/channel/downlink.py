@@ -147,24 +147,25 @@ class _Pass(SlantPath, abc.ABC):
             return fading.gamma_gamma_nodes(slow.rytov)
         return fading.lognormal_nodes(slow.index)
 
+    def nodes_at(self, link: Link, time_s: Any) -> tuple[ChannelState, Float[Array, " node"]]:
+        """Quadrature over pointing offsets and scintillation at one time from culmination [s]."""
+        wavelength = 1e-9 * link.source.wavelength_nm
+        elevation = self.orbit().elevation(time_s)
+        slow = self.slow(elevation, wavelength)
+        offset, pointing = slow.offsets()
+        share = self.shares(elevation, slow.distance, offset, wavelength)
+        intensity, scintillation = self._scintillation_nodes(slow)
+        transmittance = slow.steady * share[:, None] * intensity
+        weights = (pointing[:, None] * scintillation).ravel()
+        return self._state(link, jnp.minimum(transmittance, 1.0).ravel()), weights
+
     def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """Quadrature over half the pass (the other half is its mirror image), pointing offsets and scintillation."""
-        wavelength = 1e-9 * link.source.wavelength_nm
         half = self._half_s(link, pulses)
         times, time_weights = gauss(0.0, half, TIME_NODES)
-
-        def at(time: Any) -> tuple[Any, Any]:
-            elevation = self.orbit().elevation(time)
-            slow = self.slow(elevation, wavelength)
-            offset, pointing = slow.offsets()
-            share = self.shares(elevation, slow.distance, offset, wavelength)
-            intensity, scintillation = self._scintillation_nodes(slow)
-            transmittance = slow.steady * share[:, None] * intensity
-            return jnp.minimum(transmittance, 1.0).ravel(), (pointing[:, None] * scintillation).ravel()
-
-        transmittance, weights = jax.vmap(at)(times)
+        states, weights = jax.vmap(lambda time: self.nodes_at(link, time))(times)
         weights = weights * (time_weights / half)[:, None]
-        return self._state(link, transmittance.ravel()), weights.ravel() / weights.sum()
+        return jax.tree.map(jnp.ravel, states), weights.ravel() / weights.sum()
 
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """One pass: pointing and scintillation as correlated processes, block after block."""
