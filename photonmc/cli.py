@@ -226,7 +226,7 @@ def presets() -> None:
     from photonmc.config import preset_names, preset_text
 
     for name in preset_names():
-        print(f"preset:{name:<12} {preset_text(name).splitlines()[0].lstrip('# ')}")
+        print(f"preset:{name:<14} {preset_text(name).splitlines()[0].lstrip('# ')}")
 
 
 def _run_overrides(seed: str | None, sampler: str | None) -> list[str]:

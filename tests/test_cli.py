@@ -212,7 +212,7 @@ def test_check_schema_presets(cli, tmp_path):
     assert cli("run", resolved, "--json")[1] == first
     assert cli("check", FIBER)[1].strip().endswith("valid, 1 point, 0 optimized settings")
     assert json.loads(cli("schema")[1])["$schema"]
-    assert cli("presets")[1].count("preset:") == 3
+    assert cli("presets")[1].count("preset:") == 5
 
 
 def test_module_and_closed_pipe():
