@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from photonmc.channel import Fiber as Fiber
     from photonmc.channel import FixedLoss as FixedLoss
     from photonmc.channel import Recorded as Recorded
+    from photonmc.channel import Selection as Selection
     from photonmc.channel import Uplink as Uplink
     from photonmc.config import load_config as load_config
     from photonmc.config import preset as preset
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "budget": ("link_budget",),
-    "channel": ("Background", "Downlink", "Fiber", "FixedLoss", "Recorded", "Uplink"),
+    "channel": ("Background", "Downlink", "Fiber", "FixedLoss", "Recorded", "Selection", "Uplink"),
     "config": ("load_config", "preset"),
     "contracts": ("Counts",),
     "detector": ("ActiveBasis",),

@@ -15,7 +15,7 @@ import numpy as np
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, airmass
 from photonmc.channel.downlink import drawn_factors, shortest_time_s
 from photonmc.errors import ConfigError, Mistake
-from photonmc.files import publish, temporary_beside, unusable_file
+from photonmc.files import save_columns, unusable_file
 from photonmc.link import Link
 from photonmc.random import fold_name, point_key
 
@@ -152,13 +152,7 @@ def fading_samples(link: Link, elevation_deg: float, blocks: int, seed: int) -> 
 
 def save_samples(columns: dict[str, np.ndarray], path: Path) -> None:
     """Write columns as a CSV, which appears whole or not at all."""
-    temporary = temporary_beside(path)
-    try:
-        table = np.column_stack(list(columns.values()))
-        np.savetxt(temporary, table, fmt="%.12g", delimiter=",", header=",".join(columns), comments="")
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_columns(columns, path, "%.12g")
 
 
 def as_table(budget: dict[str, Any]) -> str:

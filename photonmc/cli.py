@@ -57,7 +57,7 @@ Out = Annotated[
 ]
 Json = Annotated[bool, Parameter(name="--json", help="Print exactly one JSON object on stdout.", negative=())]
 Seed = Annotated[str | None, Parameter(help="Seed, instead of run.seed.")]
-Force = Annotated[bool, Parameter(name="--force", help="Replace files of --out that exist.", negative=())]
+Force = Annotated[bool, Parameter(name="--force", help="Replace files that exist.", negative=())]
 
 
 @app.command
@@ -72,12 +72,18 @@ def run(
     time_tags: Annotated[
         Path | None, Parameter(help="File of every registered click: .parquet or .ptu; further facts in a .json beside it.")
     ] = None,
+    record: Annotated[
+        Path | None, Parameter(help='CSV of the drawn pass: loss and background over time, for channel.kind = "recorded".')
+    ] = None,
     out: Out = [],  # noqa: B006
     force: Force = False,
     json_: Json = False,
 ) -> int:
     """Sample a link (or take its expectation) and give the key; every scanned point in one call."""
+    from photonmc.errors import Mistake
+    from photonmc.files import unusable_file
     from photonmc.progress import Progress
+    from photonmc.recording import OPTION, record_refusals, save_record
     from photonmc.runner import run_refusals, simulate, total_pulses
     from photonmc.tagging import simulate_tagged, tag_refusals
     from photonmc.timetags import unusable_tags
@@ -86,12 +92,23 @@ def run(
         yield from run_refusals(study)
         if time_tags is not None:
             yield from tag_refusals(study)
+        if record is not None:
+            yield from record_refusals(study)
 
     def unusable() -> Iterator[Mistake]:
+        others = out if record is None else [*out, record]
         if time_tags is not None:
-            yield from unusable_tags(time_tags, force, out)
+            yield from unusable_tags(time_tags, force, others)
+        if record is not None:
+            yield from unusable_file(OPTION, record, force)
+            written = [str(path) for path in (config, time_tags, *out) if "\0" not in str(path)]
+            if "\0" not in str(record) and os.path.realpath(record) in map(os.path.realpath, written):
+                yield Mistake(f"{OPTION} {record}", "is another file of this command")
 
     study = _study(config, [*set_, *_run_overrides(seed, sampler)], out, force, refusals, unusable)
+    if record is not None:
+        save_record(study, record)
+        print(f"wrote {record}, the pass of realization 0 of seed {study.run.seed}", file=sys.stderr)
     progress = Progress(total_pulses(study), sys.stderr)
     if _INTERRUPTED:
         raise KeyboardInterrupt

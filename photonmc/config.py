@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import datetime
 import importlib.resources
 import json
@@ -28,8 +27,14 @@ LEFT_ALONE: dict[str, dict[str, Any]] = {
         "channel": {"kind": "fixed_loss", "loss_db": 0.0},
         "receiver": {"efficiency": 1.0, "misalignment_error": 0.0, "dark_count_probability": 0.0},
         "background": {},
+        "selection": {},
     },
-    "link": {"protocol": {"kind": "bb84", "basis_probability_z": 0.5}, "security": {}, "run": {"pulses": 1.0}},
+    "link": {
+        "protocol": {"kind": "bb84", "basis_probability_z": 0.5},
+        "security": {},
+        "selection": {},
+        "run": {"pulses": 1.0},
+    },
 }
 """What stands for the sections that a command does not need; an empty one is left out."""
 MAX_DEPTH = 20
@@ -102,8 +107,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), alone: str | No
     Args:
         path: The file.
         overrides: Further settings as `section.field=value`; the value is TOML, or else a word.
-        alone: "key" for counts that were measured: channel, receiver and background are left alone, whatever they say or
-            lack; "link" for what reads source, channel, receiver and background alone.
+        alone: "key" for counts that were measured: channel, receiver, background and selection are left alone, whatever they
+            say or lack; "link" for what reads source, channel, receiver and background alone.
 
     Raises:
         ConfigError: With all mistakes of file and overrides at once.
@@ -192,10 +197,8 @@ def study_from_tree(tree: dict[str, Json], mistakes: Sequence[Mistake] = (), fol
         found += broken_rules(tree, invalid, axes, free, getattr(channel, "pulses", None))
     if found or parsed is None:
         raise ConfigError(found)
-    study = Study(
-        Link(parsed.source, channel, parsed.receiver, parsed.background), parsed.protocol, parsed.run, parsed.security
-    )
-    return dataclasses.replace(study, axes=tuple(axes), free=tuple(free))
+    link = Link(parsed.source, channel, parsed.receiver, parsed.background, parsed.selection)
+    return Study(link, parsed.protocol, parsed.run, parsed.security, axes=tuple(axes), free=tuple(free))
 
 
 def _loaded(channel: Any, folder: Path, found: list[Mistake]) -> Any:

@@ -160,7 +160,9 @@ class Channel(Protocol):
         ...
 
     def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
-        """Quadrature over time and fading: states with a leading axis, and their weights, which sum to 1.
+        """Quadrature over time and fading: states with a leading axis, and their weights.
+
+        Weights sum to 1, or to the share of pulses that the link's selection keeps.
 
         Args:
             link: What the channel is part of.

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from photonmc.channel import CHANNELS, Background
+from photonmc.channel import CHANNELS, Background, Selection
 from photonmc.detector import RECEIVERS
 from photonmc.protocol import PROTOCOLS
 from photonmc.sampling import Run
@@ -27,7 +27,7 @@ TAGGED: dict[str, tuple[str, Mapping[str, type]]] = {
     "security": ("analysis", ANALYSES),
 }
 """Sections that come in kinds: the field that names the kind, and the registry."""
-UNTAGGED: dict[str, type] = {"background": Background, "run": Run}
+UNTAGGED: dict[str, type] = {"background": Background, "selection": Selection, "run": Run}
 """Sections of one kind."""
 SECTIONS = (*TAGGED, *UNTAGGED)
 """All sections of a TOML file."""

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from photonmc.errors import Mistake
 
 
@@ -46,6 +48,17 @@ def temporary_beside(path: Path) -> Path:
     descriptor, name = tempfile.mkstemp(dir=path.resolve().parent, prefix=".", suffix=path.suffix)
     os.close(descriptor)
     return Path(name)
+
+
+def save_columns(columns: dict[str, np.ndarray], path: Path, formats: str) -> None:
+    """Write columns under their names as a CSV, which appears whole or not at all."""
+    temporary = temporary_beside(path)
+    try:
+        table = np.column_stack(list(columns.values()))
+        np.savetxt(temporary, table, fmt=formats, delimiter=",", header=",".join(columns), comments="")
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -20,15 +20,20 @@ class Link:
         channel: A record of `photonmc.channel`, or anything with the methods of `photonmc.contracts.Channel`.
         receiver: A record of `photonmc.detector`, or anything with the methods of `photonmc.contracts.Receiver`.
         background: Light of the sky, a record of `photonmc.channel.Background`, for channels that see it; or None.
+        selection: Which blocks are kept, a record of `photonmc.channel.Selection`, for channels that change; None keeps all.
     """
 
     source: Any
     channel: Any
     receiver: Any
     background: Any = None
+    selection: Any = None
 
     def nodes(self, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
-        """Quadrature points of the channel and their weights, over the first pulses, or all that the channel lasts for."""
+        """Quadrature points of the channel and their weights, over the first pulses, or all that the channel lasts for.
+
+        With a selection, the points are those that it keeps, and their weights sum to the share of pulses kept.
+        """
         return self.channel.nodes(self, pulses)
 
     def block_lengths(self, pulses: int) -> np.ndarray:
@@ -38,6 +43,12 @@ class Link:
     def draw(self, key: Key[Array, ""], lengths: np.ndarray) -> ChannelState:
         """One trajectory of the channel over blocks of so many pulses."""
         return self.channel.draw(key, self, lengths)
+
+    def least_transmittance(self, pulses: Any) -> Any:
+        """Transmittance below which a block of a run of so many pulses is left out; 0 where all are kept."""
+        if self.selection is None:
+            return 0.0
+        return self.selection.threshold_transmittance * self.channel.best_transmittance(self, pulses)
 
     def gate_s(self) -> Any:
         """Time in which background can fire a detector in one pulse [s]: the gate, or the whole period without one."""

@@ -15,7 +15,7 @@ MARKS = {"scan": {"scan", "scale", "zip"}, "values": {"values", "zip"}, "optimiz
 """Keys that may stand together in a mark, by the key that names it."""
 DESCRIPTIVE = ("source.wavelength_nm",)
 """Numbers that no model reads."""
-OPTIMIZABLE = ("source", "channel", "receiver", "protocol")
+OPTIMIZABLE = ("source", "channel", "receiver", "protocol", "selection")
 """Sections whose numbers may be optimized."""
 Json = Any
 

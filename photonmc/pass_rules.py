@@ -16,6 +16,8 @@ from photonmc.fields import fields_of
 
 PASSES = ("downlink", "uplink")
 """Kinds of channels to and from a satellite."""
+SELECTABLE = (*PASSES, "recorded")
+"""Kinds of channels whose blocks can be selected."""
 Get = Callable[[str], Any]
 
 
@@ -152,6 +154,13 @@ def background_has_a_telescope(get: Get, free: Any) -> Iterator[Mistake]:
         yield Mistake("source.wavelength_nm", f'must be in [{low:g}, {high:g}] nm for sky = "{name}", but is {wavelength:g}')
 
 
+def selection_has_blocks(get: Get, free: Any) -> Iterator[Mistake]:
+    """Blocks are chosen among those of a channel that changes."""
+    if get("?selection") and get("channel.kind") not in SELECTABLE:
+        kinds = '"downlink", "uplink" and "recorded"'
+        yield Mistake("selection", f'is read by {kinds} alone, but channel.kind = "{get("channel.kind")}"')
+
+
 PASS_RULES = (
     elevations,
     one_beam,
@@ -161,4 +170,5 @@ PASS_RULES = (
     gamma_gamma_takes_a_point,
     given_wavelength,
     background_has_a_telescope,
+    selection_has_blocks,
 )

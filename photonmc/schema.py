@@ -9,7 +9,7 @@ import operator
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from photonmc.channel import Background
+from photonmc.channel import Background, Selection
 from photonmc.errors import Mistake, suggestion
 from photonmc.fields import SECTIONS, TAGGED, UNTAGGED, fields_of, join_path, record_class, shown
 from photonmc.marks import OPTIMIZABLE
@@ -32,6 +32,7 @@ def _file_record() -> type:
     fields: list[Any] = [(name, union(name)) for name in ("source", "channel", "receiver", "protocol")]
     fields += [("run", Run), ("security", union("security") | None, dataclasses.field(default=None))]
     fields += [("background", Background | None, dataclasses.field(default=None))]
+    fields += [("selection", Selection | None, dataclasses.field(default=None))]
     fields += [("schema", Literal[1], dataclasses.field(default=1))]
     file = dataclasses.make_dataclass("StudyFile", fields, frozen=True)
     file.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False, "title": "photonmc study"}  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from photonmc.sampling import Run
 from photonmc.study_axes import Axis, Free
 from photonmc.units import Several, static
 
-OF_THE_LINK = ("source", "channel", "receiver", "background")
+OF_THE_LINK = ("source", "channel", "receiver", "background", "selection")
 """Sections that describe the link."""
 MAX_POINTS = 10_000_000
 """Most points of one scan."""

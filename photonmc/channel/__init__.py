@@ -4,7 +4,8 @@ from photonmc.channel.background import Background
 from photonmc.channel.constant import Fiber, FixedLoss
 from photonmc.channel.downlink import Downlink, Uplink
 from photonmc.channel.recorded import Recorded
+from photonmc.channel.selection import Selection
 
 CHANNELS = {"fiber": Fiber, "fixed_loss": FixedLoss, "recorded": Recorded, "downlink": Downlink, "uplink": Uplink}
 
-__all__ = ["CHANNELS", "Background", "Downlink", "Fiber", "FixedLoss", "Recorded", "Uplink"]
+__all__ = ["CHANNELS", "Background", "Downlink", "Fiber", "FixedLoss", "Recorded", "Selection", "Uplink"]

@@ -59,8 +59,8 @@ def gaussian_share(w: Any, offset: Any, aperture: Any, obscuration: Any) -> Floa
 def disc_overlap(one: Any, other: Any, distance: Any) -> Float[Array, ...]:
     """Area common to two circles of given radii whose centers lie a distance apart; 0 for a circle of radius 0."""
     one, other, distance = jnp.broadcast_arrays(*map(jnp.asarray, (one, other, distance)))
-    apart = distance >= one + other
-    inside = distance <= jnp.abs(one - other)
+    apart = distance >= (one + other) * (1.0 - 1e-14)  # where circles just touch, slopes of angles are infinite
+    inside = distance <= jnp.abs(one - other) * (1.0 + 1e-14)
     lens = ~(apart | inside)
     d, a, b = (jnp.where(lens, value, safe) for value, safe in ((distance, 1.0), (one, 1.0), (other, 1.0)))
     first = jnp.clip((d**2 + a**2 - b**2) / (2.0 * d * a), -1.0, 1.0)

@@ -15,6 +15,7 @@ import numpy as np
 from photonmc.channel import fading
 from photonmc.channel.diffraction import gauss, gaussian_share
 from photonmc.channel.interpolation import bicubic, cubic
+from photonmc.channel.selection import course, nodes_above
 from photonmc.channel.slant_path import SlantPath
 from photonmc.contracts import ChannelState, quadrature, record
 from photonmc.units import probability_from_rate, static, transmittance_from_db
@@ -112,9 +113,10 @@ class _Pass(SlantPath, abc.ABC):
         return np.append(np.full(whole, length, np.int64), np.full(int(rest > 0), rest, np.int64))
 
     def summary(self, link: Link, pulses: float) -> dict[str, float]:
-        """The pass in a few numbers: duration, culmination, least range, and the loss of the mean transmittance of all."""
+        """The pass in a few numbers: duration, culmination, least range, loss of the mean transmittance, share kept."""
         with jax.enable_x64(True):
-            states, weights = quadrature(link, float(pulses))
+            states, weights = quadrature(dataclasses.replace(link, selection=None), float(pulses))
+            kept = 1.0 if link.selection is None else float(quadrature(link, float(pulses))[1].sum())
             receiver = link.receiver.optics_transmittance * link.receiver.efficiencies().mean()
             mean = (states.transmittance * weights).sum() * receiver  # from Alice's exit to a click
             return {
@@ -122,6 +124,7 @@ class _Pass(SlantPath, abc.ABC):
                 "max_elevation_deg": float(self.max_elevation_deg),
                 "min_range_km": 1e-3 * float(self.orbit().range_m(jnp.radians(self.max_elevation_deg))),
                 "mean_loss_db": -10.0 * float(jnp.log10(mean)),
+                "kept_share": min(kept, 1.0),  # but for rounding
             }
 
     def broken_assumptions(self) -> dict[str, Any]:
@@ -162,10 +165,19 @@ class _Pass(SlantPath, abc.ABC):
     def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
         """Quadrature over half the pass (the other half is its mirror image), pointing offsets and scintillation."""
         half = self._half_s(link, pulses)
+        if link.selection is not None:
+            along = course(self, wavelength, half)
+            least = link.selection.threshold_transmittance * along.best()
+            transmittance, weights = nodes_above(self, wavelength, half, least, along)
+            return self._state(link, transmittance), weights
         times, time_weights = gauss(0.0, half, TIME_NODES)
         states, weights = jax.vmap(lambda time: self.nodes_at(link, time))(times)
         weights = weights * (time_weights / half)[:, None]
         return jax.tree.map(jnp.ravel, states), weights.ravel() / weights.sum()
+
+    def best_transmittance(self, link: Link, pulses: Any = None) -> Any:
+        """Largest mean transmittance of a run."""
+        return _best_mean(self, 1e-9 * link.source.wavelength_nm, self._half_s(link, pulses))
 
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """One pass: pointing and scintillation as correlated processes, block after block."""
@@ -196,6 +208,11 @@ def shortest_time_s(channel: _Pass, elevations: Any, wavelength: Any) -> Any:
     if channel.pointing_correlation_time_ms is not None:
         longest = jnp.minimum(longest, 1e-3 * channel.pointing_correlation_time_ms)
     return jnp.minimum(jnp.min(coherence), longest)
+
+
+@jax.jit
+def _best_mean(channel: _Pass, wavelength: Any, half_s: Any) -> Any:
+    return course(channel, wavelength, half_s).best()
 
 
 class Factors(NamedTuple):

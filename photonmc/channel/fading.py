@@ -29,7 +29,7 @@ MOST_LANES = 2000
 
 
 def offset_nodes(
-    jitter: Any, boresight: Any, bends: tuple[Any, ...] = (math.inf,)
+    jitter: Any, boresight: Any, bends: tuple[Any, ...] = (math.inf,), nodes: int = POINTING_NODES
 ) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
     """Radial pointing offsets and their weights: Rice's law, Rayleigh's without boresight error.
 
@@ -37,11 +37,12 @@ def offset_nodes(
         jitter: Standard deviation of each axis, in any unit of length or angle; may be 0.
         boresight: Mean offset, in that unit.
         bends: Rising offsets between which what is integrated is smooth; beyond the last it is what it is there.
+        nodes: Between two of them.
     """
     sigma = jnp.maximum(jnp.asarray(jitter), 1e-6 * boresight + 1e-15)  # a jitter of 0 leaves the boresight error
     low, high = jnp.maximum(boresight - FAR_POINTING * sigma, 0.0), boresight + FAR_POINTING * sigma
     edges = jnp.stack([low, *(jnp.clip(bend, low, high) for bend in bends)])
-    r, weights = (part.ravel() for part in gauss(edges[:-1], edges[1:], POINTING_NODES))
+    r, weights = (part.ravel() for part in gauss(edges[:-1], edges[1:], nodes))
     density = r / sigma**2 * jnp.exp(-0.5 * ((r - boresight) / sigma) ** 2) * i0e(r * boresight / sigma**2)
     weights = weights * density
     rest = jnp.maximum(1.0 - weights.sum(), 0.0)
@@ -61,19 +62,29 @@ def gamma_shapes(rytov: Any) -> tuple[Any, Any]:
     return 1.0 / jnp.expm1(large), 1.0 / jnp.expm1(small)
 
 
-def gamma_gamma_nodes(rytov: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
-    """Gamma-gamma scintillation of mean 1: the product of two gamma numbers, by the trapezoidal rule in the logarithm."""
-    shapes = gamma_shapes(rytov)
+def _gamma_logs(shapes: tuple[Any, Any]) -> Float[Array, " node"]:
+    """Logarithms over which a gamma-gamma number, and its first factor, spread."""
     spread = jnp.sqrt(1.0 / shapes[0] + 1.0 / shapes[1] + 1.0 / (shapes[0] * shapes[1]))
-    grid = jnp.linspace(-1.0, 1.0, GAMMA_NODES)
     reach = 9.0 * jnp.minimum(spread, 1.5) + 2.0 * spread
-    logs = reach * (grid - 0.25)  # of the product, and of its first factor
+    return reach * (jnp.linspace(-1.0, 1.0, GAMMA_NODES) - 0.25)
+
+
+def gamma_gamma_density(logs: Any, shapes: tuple[Any, Any]) -> Any:
+    """Density of the logarithm of a gamma-gamma number: that of a sum of two logarithms, by the trapezoidal rule."""
+    first = _gamma_logs(shapes)
 
     def log_density(shape: Any, log_of: Any) -> Any:
         return shape * jnp.log(shape) - gammaln(shape) + shape * log_of - shape * jnp.exp(log_of)
 
-    joint = log_density(shapes[0], logs) + log_density(shapes[1], logs[:, None] - logs)
-    weights = jnp.exp(joint).sum(axis=1)
+    joint = log_density(shapes[0], first) + log_density(shapes[1], logs[..., None] - first)
+    return jnp.exp(joint).sum(axis=-1) * (first[1] - first[0])
+
+
+def gamma_gamma_nodes(rytov: Any) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+    """Gamma-gamma scintillation of mean 1: the product of two gamma numbers, by the trapezoidal rule in the logarithm."""
+    shapes = gamma_shapes(rytov)
+    logs = _gamma_logs(shapes)
+    weights = gamma_gamma_density(logs, shapes)
     intensity = jnp.exp(logs)
     weights = weights / weights.sum()
     return intensity / (intensity * weights).sum(), weights

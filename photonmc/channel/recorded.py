@@ -7,7 +7,7 @@ import dataclasses
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ COLUMNS = {
     "background_counts_hz": Range(0.0, 1e12, "Hz"),
 }
 """Columns of a record; the last one may be missing."""
+SATQUMA = {"Time (s)": COLUMNS["time_s"], "Link Efficiency": Range(0.0, 1.0, open_low=True)}
+"""What is read of a loss file of SatQuMA 2.0.0 (github.com/cnqo-qcomms/SatQuMA, MIT), by the names in its header."""
+WRITTEN_BY_SATQUMA = {"eta_tot": "Link Efficiency"}
+"""Names in files that SatQuMA writes itself, for those in the file that comes with it."""
 MAX_RECORD_BYTES = 1 << 30
 """Largest record that is read [bytes]."""
 MOST_MISTAKES = 20
@@ -79,7 +83,7 @@ class Recorded:
     """
 
     file: str = static(default="")
-    """CSV, relative to the config, with the columns time_s, loss_db and, where there is background, background_counts_hz."""
+    """CSV, relative to the config: time_s, loss_db and, where there is background, background_counts_hz; or SatQuMA's."""
     kind: Literal["recorded"] = static(default="recorded")
     samples: Samples | None = dataclasses.field(default=None, metadata={"internal": True})
 
@@ -112,10 +116,19 @@ class Recorded:
         return ChannelState(transmittance, background, jnp.zeros_like(transmittance))
 
     def nodes(self, link: Link, pulses: Any = None) -> tuple[ChannelState, Float[Array, " node"]]:
-        """A node a row, weighted by the pulses that it holds for."""
+        """A node a row, weighted by the pulses that it holds for; rows that are not kept have none."""
+        lengths, states = self._lengths(link, pulses), self._states(link.gate_s())
+        kept = states.transmittance >= link.least_transmittance(pulses)
+        return states, jnp.where(kept, lengths, 0.0) / lengths.sum()
+
+    def _lengths(self, link: Link, pulses: Any) -> Any:
         starts = self._starts(link.source.pulse_rate_hz)
-        lengths = jnp.diff(starts if pulses is None else jnp.minimum(starts, pulses))
-        return self._states(link.gate_s()), lengths / lengths.sum()
+        return jnp.diff(starts if pulses is None else jnp.minimum(starts, pulses))
+
+    def best_transmittance(self, link: Link, pulses: Any = None) -> Any:
+        """Transmittance of the best row of a run."""
+        used = self._lengths(link, pulses) > 0.0
+        return jnp.max(jnp.where(used, self._states(link.gate_s()).transmittance, 0.0))
 
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """The rows in their order; the key is not used because they are known."""
@@ -130,8 +143,26 @@ class Recorded:
         return dataclasses.replace(self, samples=read_samples(folder / self.file, self.file))
 
 
+class Layout(NamedTuple):
+    """Where a file has its columns.
+
+    Attributes:
+        columns: Allowed range of each that is read, by its name; time is the first of SatQuMA's.
+        place: Place of each in a line.
+        cells: Cells of a line; SatQuMA's may have more.
+        ours: Whether it is our own layout, in which times rise from line to line; SatQuMA's come in any order.
+    """
+
+    columns: dict[str, Range]
+    place: dict[str, int]
+    cells: int
+    ours: bool
+
+
 def read_samples(path: Path, name: str) -> Samples:
-    """Rows of a CSV with the columns time_s, loss_db and optionally background_counts_hz.
+    """Rows of a CSV with the columns time_s, loss_db and optionally background_counts_hz, or of a loss file of SatQuMA.
+
+    SatQuMA's files are known by their header; their efficiencies become losses, and their rows are sorted by time.
 
     Raises:
         ConfigError: With all mistakes of the file at once, those of single rows with their line.
@@ -145,13 +176,18 @@ def read_samples(path: Path, name: str) -> Samples:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise OSError(0, f"it has more than {MAX_RECORD_BYTES} bytes")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = [cell.strip() for cell in file.readline().strip().split(",")]
-            if found := list(_header_mistakes(place, header)):
-                raise ConfigError(found)
+            header = [cell.strip() for cell in file.readline().strip().lstrip("#").split(",")]
+            layout = _satquma(header)
+            if layout is None:
+                if found := list(_header_mistakes(place, header)):
+                    raise ConfigError(found)
+                columns = {column: COLUMNS[column] for column in header}
+                layout = Layout(columns, {column: index for index, column in enumerate(header)}, len(header), True)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of no rows: that is said in our words
-                    table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2)
+                    read = None if layout.ours else [layout.place[column] for column in layout.columns]
+                    table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2, usecols=read)
             except ValueError:
                 table = np.empty((0, 0))
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -159,17 +195,28 @@ def read_samples(path: Path, name: str) -> Samples:
             raise
         reason = getattr(error, "strerror", None) or ("it is no UTF-8 text" if isinstance(error, UnicodeError) else error)
         raise ConfigError([Mistake(place, f"cannot be read: {reason}")]) from None
-    columns = {column: table[:, i] for i, column in enumerate(header)} if table.shape[1] == len(header) else {}
-    if not columns or not _usable(columns):
-        raise ConfigError(_row_mistakes(place, path, header))
+    rows = dict(zip(layout.columns, table.T, strict=True)) if table.shape[1] == len(layout.columns) else {}
+    if not rows or not _usable(rows, layout):
+        raise ConfigError(_row_mistakes(place, path, layout))
     zeros = np.zeros(len(table))
-    return Samples(columns["time_s"], columns["loss_db"], columns.get("background_counts_hz", zeros))
+    if layout.ours:
+        return Samples(rows["time_s"], rows["loss_db"], rows.get("background_counts_hz", zeros))
+    order = np.argsort(rows["Time (s)"])
+    return Samples(rows["Time (s)"][order], -10.0 * np.log10(rows["Link Efficiency"][order]) + 0.0, zeros)
 
 
-def _usable(columns: dict[str, np.ndarray]) -> bool:
-    inside = all(COLUMNS[name].low <= v.min() and v.max() <= COLUMNS[name].high for name, v in columns.items() if v.size)
-    time = columns["time_s"]
-    return inside and time.size > 1 and not np.isnan(np.sum(list(columns.values()))) and bool((np.diff(time) > 0).all())
+def _satquma(header: list[str]) -> Layout | None:
+    """Layout of a loss file of SatQuMA, None where a header is not one of those."""
+    known = {name.lower(): name for name in SATQUMA} | WRITTEN_BY_SATQUMA
+    place = {known[cell.lower()]: index for index, cell in enumerate(header) if cell.lower() in known}
+    return Layout(SATQUMA, place, max(place.values()) + 1, False) if set(place) == set(SATQUMA) else None
+
+
+def _usable(rows: dict[str, np.ndarray], layout: Layout) -> bool:
+    ranges = ((layout.columns[column], values) for column, values in rows.items() if values.size)
+    inside = all(allowed.contains(values.min()) and allowed.contains(values.max()) for allowed, values in ranges)
+    time = rows["time_s"] if layout.ours else np.sort(rows["Time (s)"])
+    return inside and time.size > 1 and not np.isnan(np.sum(list(rows.values()))) and bool((np.diff(time) > 0).all())
 
 
 def _header_mistakes(place: str, header: list[str]) -> list[Mistake]:
@@ -181,30 +228,35 @@ def _header_mistakes(place: str, header: list[str]) -> list[Mistake]:
     ]
 
 
-def _row_mistakes(place: str, path: Path, header: list[str]) -> list[Mistake]:
+def _row_mistakes(place: str, path: Path, layout: Layout) -> list[Mistake]:
     """Why a record cannot be used, line by line."""
     found: list[Mistake] = []
-    last, rows = -math.inf, 0
+    last, rows, seen = -math.inf, 0, set[float]()
     with path.open(encoding="utf-8-sig", newline="") as file:
         for line, cells in enumerate(csv.reader(file), start=1):
             if line == 1 or not any(cell.strip() for cell in cells):
                 continue
             rows += 1
             here = f"{place} line {line}"
-            if len(cells) != len(header):
-                found.append(Mistake(here, f"must have {len(header)} cells, but has {len(cells)}"))
-            for name, cell in zip(header, cells, strict=False):
+            if len(cells) < layout.cells or (layout.ours and len(cells) > layout.cells):
+                least = "" if layout.ours else " at least"
+                found.append(Mistake(here, f"must have {layout.cells} cells{least}, but has {len(cells)}"))
+            for name, cell in ((name, cells[at]) for name, at in layout.place.items() if at < len(cells)):
                 try:
                     value = float(cell)
                 except ValueError:
                     found.append(Mistake(here, f"{name} must be a number, but is {cell.strip()[:40]!r}"))
                     continue
-                if not COLUMNS[name].contains(value):
-                    found.append(Mistake(here, f"{name} must be in {COLUMNS[name]}, but is {value:g}"))
+                if not layout.columns[name].contains(value):
+                    found.append(Mistake(here, f"{name} must be in {layout.columns[name]}, but is {value:g}"))
                 elif name == "time_s":
                     if not value > last:
                         found.append(Mistake(here, f"time_s must rise, but {value:.12g} follows {last:.12g}"))
                     last = value
+                elif name == "Time (s)":
+                    if value in seen:
+                        found.append(Mistake(here, f"{name} must differ from line to line, but {value:.12g} comes again"))
+                    seen.add(value)
             if len(found) > MOST_MISTAKES:
                 return [*found[:MOST_MISTAKES], Mistake(place, "and more")]
     if rows < 2:

@@ -32,7 +32,7 @@ from photonmc.sampling.click_kernels import (
     late_codes,
     plain_codes,
 )
-from photonmc.sampling.codes import CLICK_0, CLICK_1, LIGHT, Record, Sifting
+from photonmc.sampling.codes import CLICK_0, CLICK_1, DOUBLE, LIGHT, Record, Sifting
 from photonmc.sampling.light import alias_table, cell_weights, joint_table
 from photonmc.sampling.memory import Events, State, fresh, reach
 from photonmc.sampling.parallel import in_order
@@ -48,7 +48,7 @@ from photonmc.sampling.plain_memory import (
     levels_of,
     releases_of,
 )
-from photonmc.sampling.trajectory import realization_key, trajectory
+from photonmc.sampling.trajectory import kept_blocks, realization_key, trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -112,7 +112,13 @@ class _Run:
     """Realizations of one point: plan and tables of all, random words of the one in the making."""
 
     def __init__(
-        self, link: Link, protocol: Any, states: ChannelState, lengths: np.ndarray, block_size_z: int | None
+        self,
+        link: Link,
+        protocol: Any,
+        states: ChannelState,
+        lengths: np.ndarray,
+        block_size_z: int | None,
+        kept: np.ndarray | None = None,
     ) -> None:
         self.link, self.protocol = link, protocol
         self.states = jax.tree.map(np.asarray, states)
@@ -120,6 +126,8 @@ class _Run:
         self.weights = tuple(map(np.asarray, cell_weights(link, protocol, states)))
         probability = np.minimum(self.weights[0].sum(axis=1), 1.0)
         self.blocks, self.lengths = blocks_of(lengths, probability), lengths
+        self.kept = np.ones(len(lengths), dtype=bool) if kept is None else kept  # blocks that the selection keeps
+        self.selects = not self.kept.all()
         self.sifting = Sifting(link, protocol)
         label = protocol.tally_labels(link)[:, 0]
         in_z = (label >= 0) & (label < 3 * len(link.source.intensities))
@@ -184,7 +192,7 @@ class _Run:
                 break
         assert gates is not None
         lengths = np.diff(np.minimum(np.append(0, self.blocks.ends), gates))  # a run that ends early ends within some block
-        sums = self.sifting.sums(histogram, self._silent(lengths - meant))
+        sums = self.sifting.sums(histogram, self._silent(np.where(self.kept, lengths - meant, 0)))
         return Drawn(np.array([gates]), *sums, stopped=stopped)
 
     def _silent(self, gates: np.ndarray) -> np.ndarray:
@@ -291,7 +299,7 @@ class _Run:
             code[unsettled] = late[: unsettled[0].size]
             counted += np.bincount(late, minlength=counted.size)
         end, first = int(candidates.stop[-1]), candidates.first if self.tables is None else 0
-        if not whole and len(self.lengths) == 1:
+        if not whole and len(self.lengths) == 1 and not self.selects:
             return Batch(counted, counted.sum(keepdims=True), 0, end, None)
         code, gate, bits = (np.asarray(array).T.ravel() for array in (code, gate, bits))
         there = code >= 0
@@ -299,6 +307,10 @@ class _Run:
         if releases is not None:
             record = record.with_more(*releases, late[late.size - releases.gate.size :])
         block = np.searchsorted(self.blocks.ends, record.pulse, side="right") - first
+        if self.selects:  # what blocks that are left out registered still blinds detectors, but does not count
+            inside = self.kept[first + block]
+            counted = np.bincount(record.code[inside], minlength=counted.size)
+            record = record._replace(bits=np.where(inside, record.bits, record.bits & DOUBLE))
         return Batch(counted, np.bincount(block, minlength=1), first, end, record)
 
     def _late_codes(self, candidates: Candidates, gate: np.ndarray, bits: np.ndarray, category: np.ndarray) -> np.ndarray:
@@ -418,7 +430,7 @@ def sample_clicks(
     for realization in range(realizations):
         if realization == 0 or link.channel.fluctuates:
             lengths, states = trajectory(realization_key(key, link, realization), link, pulses)
-            run = _Run(link, protocol, states, lengths, block_size_z)
+            run = _Run(link, protocol, states, lengths, block_size_z, kept_blocks(link, pulses, states))
         run.begin(jax.random.fold_in(stream, realization))
         drawn = run.block(pulses, block_size_z, listener, watch)
         yield drawn

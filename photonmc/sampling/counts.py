@@ -18,7 +18,7 @@ from photonmc.sampling.parallel import in_order
 from photonmc.sampling.places import Places, blind_probabilities, place_probabilities, places_of
 from photonmc.sampling.pooling import pool
 from photonmc.sampling.renewal import draw_dead_time, draw_dead_time_until
-from photonmc.sampling.trajectory import block_lengths, realization_key, trajectory
+from photonmc.sampling.trajectory import block_lengths, least_transmittance, realization_key, trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
@@ -96,7 +96,7 @@ def sample_counts(
         return law, law.draw(rng, min(size, realizations - chunk * size), pulses, block_size_z)
 
     for chunk, (law, counts) in enumerate(in_order(chunk_of, ((chunk,) for chunk in range(-(-realizations // size))))):
-        sent = counts.sum(axis=1)
+        sent = counts.sum(axis=1) + law.left_out
         stopped = watch(float(sent.sum())) and (chunk + 1) * size < realizations
         yield Drawn(sent, *laws.places.sums(counts), law.bound, stopped)
         if stopped:
@@ -111,6 +111,7 @@ class Laws:
         self._lengths = block_lengths(link, pulses)
         self.places = places_of(link, protocol)
         self._memory = link.receiver.memory(float(link.source.pulse_rate_hz))
+        self._least = least_transmittance(link, pulses)
         self._interpolated: tuple[np.ndarray, np.ndarray, Interpolated] | None = None
 
     def of(self, key: Any) -> Law:
@@ -118,16 +119,21 @@ class Laws:
         lengths, states = trajectory(key, self._link, self._pulses, self._lengths)
         leaves, structure = jax.tree.flatten(states)
         values = np.stack(leaves).T  # quantity by quantity
+        kept = np.asarray(states.transmittance >= self._least)
 
         def tables(values: np.ndarray) -> np.ndarray:
             chosen = jax.tree.unflatten(structure, list(values.T))
             return np.asarray(_tables(self._link, self._protocol, chosen, self.places.index, self.places.tally.size))
 
-        if len(lengths) > 1:
+        if len(lengths) > 1 or not kept.all():
             assert self._memory.none
+            left_out = 0 if kept.all() else int(lengths[~kept].sum())
+            if left_out:
+                lengths, values = lengths[kept], values[kept]
             interpolated = self._tables(tables, lengths, values)
             bins = pool(interpolated.tables, lengths, values, self._pooling_error)
-            return Law(self.places, bins.tables, bins.lengths, min(1.0, bins.bound + interpolated.error))
+            bound = min(1.0, bins.bound + interpolated.error)
+            return Law(self.places, bins.tables, bins.lengths, bound, left_out=left_out)
         table = tables(values)
         blind = table[0]
         dead_gates = int(self._memory.dead_gates[0])
@@ -138,15 +144,16 @@ class Laws:
 
     def _tables(self, tables: Callable[[np.ndarray], np.ndarray], lengths: np.ndarray, values: np.ndarray) -> Interpolated:
         """Tables of the states; where the channel fluctuates, those of the first trajectory as far as they reach."""
-        low, high = values.min(axis=0), values.max(axis=0)
-        if self._interpolated is not None and (self._interpolated[0] <= low).all() and (high <= self._interpolated[1]).all():
-            return self._interpolated[2]
-        if not self._link.channel.fluctuates or self._interpolated is not None:
+        if not self._link.channel.fluctuates or not len(values):
             return interpolate(tables, lengths, values, 0.01 * self._pooling_error)
-        wider = np.where(high > low, np.stack([0.5 * low, np.minimum(1.5 * high, 1.0)]), low)
-        found = interpolate(tables, lengths, np.concatenate([values, wider]), 0.01 * self._pooling_error)
-        self._interpolated = (*wider, found)
-        return found
+        low, high = values.min(axis=0), values.max(axis=0)
+        if self._interpolated is None:
+            wider = np.where(high > low, np.stack([0.5 * low, np.minimum(1.5 * high, 1.0)]), low)
+            found = interpolate(tables, lengths, np.concatenate([values, wider]), 0.01 * self._pooling_error)
+            self._interpolated = (*wider, found)
+        least, most, known = self._interpolated
+        within = (least <= low).all() and (high <= most).all()
+        return known if within else interpolate(tables, lengths, values, 0.01 * self._pooling_error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +167,7 @@ class Law:
         bound: Bound on the total-variation error of pooling and interpolation.
         dead_gates: Dead time of a channel that never changes [gates].
         blind: Probabilities while both detectors are blind, of a channel that never changes; or None.
+        left_out: Pulses of blocks that the selection leaves out; they are counted in no place.
     """
 
     places: Places
@@ -168,6 +176,7 @@ class Law:
     bound: float = 0.0
     dead_gates: int = 0
     blind: np.ndarray | None = None
+    left_out: int = 0
 
     def draw(self, rng: np.random.Generator, draws: int, pulses: int | None, block_size_z: int | None) -> np.ndarray:
         """Counts over places, shape (draws, place)."""

@@ -19,12 +19,12 @@ from photonmc.contracts import NO_CLICK, Drawn, unwatched
 from photonmc.detector.memory import Memory
 from photonmc.random import fold_name
 from photonmc.sampling.chunks import CHUNK, Played, chunk_fates, play_chunk, room_for
-from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, HIDDEN, KEPT, Record, Sifting
+from photonmc.sampling.codes import CLICK_0, CLICK_1, CODES, DOUBLE, HIDDEN, KEPT, Record, Sifting
 from photonmc.sampling.gates import live_and_empty, through_gates
 from photonmc.sampling.mechanisms import MARKS, Fates, unit
 from photonmc.sampling.parallel import in_order
 from photonmc.sampling.thresholds import Thresholds, thresholds_of
-from photonmc.sampling.trajectory import realization_key, trajectory
+from photonmc.sampling.trajectory import kept_blocks, realization_key, trajectory
 from photonmc.words import words_of_chunk
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ class Stretch(NamedTuple):
     first: int
     pulses: int
     thresholds: Thresholds
+    kept: bool = True
+    """Whether the selection keeps them."""
     tables: Any = None
     """What a GPU reads instead of leading bits, where it plays many chunks at once."""
 
@@ -139,6 +141,7 @@ class Stretches:
     def __init__(self, key: Any, link: Link, protocol: Any, pulses: int | None, many: bool = False) -> None:
         self._link, self._protocol, self._many = link, protocol, many
         self._lengths, self._states = trajectory(key, link, pulses)
+        self._kept = kept_blocks(link, pulses, self._states)
         self._tails = link.source.photon_number_tails()
 
     def __iter__(self) -> Iterator[Stretch]:
@@ -153,7 +156,7 @@ class Stretches:
             thresholds = jax.tree.map(jnp.asarray, thresholds)
             for start in range(0, length, most):
                 pulses = min(most, length - start)
-                yield Stretch(chunk, first, pulses, thresholds, tables)
+                yield Stretch(chunk, first, pulses, thresholds, bool(self._kept[block]), tables)
                 chunk, first = chunk + -(-pulses // CHUNK), first + pulses
 
     def _thresholds(self, block: int) -> Thresholds:
@@ -170,7 +173,9 @@ def _counted(
 ) -> Drawn:
     """One block of pulses that are independent of each other, counted chunk by chunk."""
 
-    def play(stretch: Stretch) -> tuple[Stretch, Played]:
+    def play(stretch: Stretch) -> tuple[Stretch, Played | None]:
+        if not stretch.kept:
+            return stretch, None
         chosen = words(stretch.chunk), stretch.thresholds
         if stretch.tables is None:
             return stretch, play_chunk(*chosen, stretch.pulses)
@@ -178,17 +183,18 @@ def _counted(
 
         return stretch, play_chunks(*chosen, stretch.tables, stretch.pulses)
 
-    tally: Any = 0
-    clicks: Any = 0
+    tally, clicks = np.zeros((2, counting.intensities, HIDDEN, 3), np.int64), np.zeros(2, np.int64)
     sent, missing = 0, block_size_z
     for stretch, played in in_order(play, ((stretch,) for stretch in stretches)):
-        if missing is not None:
+        if missing is not None and played is not None:
             positions = counting.z_detections(played)
             if last := positions.size >= missing:
                 stretch, played = play(stretch._replace(pulses=int(positions[missing - 1]) + 1))
             missing -= positions.size
-        counted, clicked = counting.sums(played)
-        tally, clicks, sent = tally + counted, clicks + clicked, sent + stretch.pulses
+        if played is not None:
+            counted, clicked = counting.sums(played)
+            tally, clicks = tally + counted, clicks + clicked
+        sent += stretch.pulses
         if missing is not None and last:
             break
         if watch(float(stretch.pulses)):
@@ -231,7 +237,10 @@ def _followed(
             missing = block_size_z - int(histogram[sifting.detected_z].sum())
             reached = np.flatnonzero(np.cumsum(sifting.detected_z[record.code]) == missing)
             record = record.first(int(reached[0]) + 1) if reached.size else record
-        histogram += np.bincount(record.code, minlength=histogram.size)
+        if stretch.kept:
+            histogram += np.bincount(record.code, minlength=histogram.size)
+        else:  # its clicks still blind detectors, but do not count
+            record = record._replace(bits=record.bits & DOUBLE)
         sent += record.code.size
         if listener is not None:
             listener(record.registered())

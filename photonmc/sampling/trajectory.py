@@ -45,3 +45,14 @@ def trajectory(
         states = jax.device_get(link.draw(fold_name(key, "channel"), lengths))
     used = lengths > 0
     return (lengths, states) if used.all() else (lengths[used], jax.tree.map(lambda leaf: np.asarray(leaf)[used], states))
+
+
+def least_transmittance(link: Link, pulses: int | None) -> float:
+    """Transmittance from which on the link's selection keeps a block."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return float(link.least_transmittance(None if pulses is None else float(pulses)))
+
+
+def kept_blocks(link: Link, pulses: int | None, states: ChannelState) -> np.ndarray:
+    """Which blocks of a trajectory the link's selection keeps, shape (block,); all of them where it has none."""
+    return np.asarray(states.transmittance >= least_transmittance(link, pulses))
