@@ -166,6 +166,7 @@ class _Pass(SlantPath, abc.ABC):
         """Quadrature over half the pass (the other half is its mirror image), pointing offsets and scintillation."""
         half = self._half_s(link, pulses)
         if link.selection is not None:
+            wavelength = 1e-9 * link.source.wavelength_nm
             along = course(self, wavelength, half)
             least = link.selection.threshold_transmittance * along.best()
             transmittance, weights = nodes_above(self, wavelength, half, least, along)
