@@ -1,9 +1,9 @@
 """The pass of 19 December 2016 of Liao et al., Nature 549, 43 (2017), arXiv:1707.00542: loss, sifted rate, key.
 
-Run with `python experiments/micius_2017.py [FIGURE.png]`. Two losses that the paper does not print are fitted, here once
-more, to the two sifted rates of its text and to the loss that a third party digitized from its Fig. 3 (Baidu QNET, Apache-2.0;
-detectors left out), so that either source weighs as much as the other; they disagree by up to 2 dB. The counts of the whole
-pass and its key are not fitted.
+Run with `python experiments/micius_2017.py [FIGURE.png]`. Two losses that the paper does not print are fitted, here again,
+to the two sifted rates of its text and to the loss that a third party digitized from its Fig. 3 (Baidu QNET, Apache-2.0;
+detectors left out), so that either source weighs as much as the other; at both ends of the pass they disagree by 1 dB, in
+opposite directions. The counts of the whole pass and its key are not fitted.
 """
 
 from __future__ import annotations

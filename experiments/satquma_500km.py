@@ -2,8 +2,7 @@
 
 Run with `python experiments/satquma_500km.py [FIGURE.png]`. Reference values come from SatQuMA 2.0.0
 (github.com/cnqo-qcomms/SatQuMA, MIT), run with its settings of the protocol fixed; its key basis X is our Z. Nothing is
-fitted in the first table. For the second one, SatQuMA reads the loss from a file, of which only the loss at zenith
-is taken over.
+fitted in the first table. For the second one, SatQuMA reads the loss from a file; only that at zenith is taken over.
 """
 
 from __future__ import annotations
