@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from photonmc.channel import CHANNELS
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, TABLE, TABLE_WITHIN_NM, tabulated_wavelength
+from photonmc.channel.beams import BEAM_LAWS
 from photonmc.channel.sky import DAY_WAVELENGTHS_NM, DAYS
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of
@@ -31,7 +33,9 @@ def may_have_background(get: Get) -> bool:
 
 
 def pass_of(get: Get) -> Any:
-    """Record of a pass, None where its orbit is not known."""
+    """Record of a pass, None where its orbit or its turbulence is not known."""
+    if any(tabulated_turbulence(get, None)):
+        return None
     cls = CHANNELS[get("channel.kind")]
     channel: Any = cls(**{name: get(f"channel.{name}") for name in fields_of(cls)})
     known = channel.inclination_deg is not None and channel.latitude_deg is not None
@@ -65,8 +69,10 @@ def one_beam(get: Get, free: Any) -> Iterator[Mistake]:
     if aperture is not None and waist is None:
         beside = "does not stand beside divergence_urad" if divergence is not None else "needs beam_waist_m"
         yield Mistake("channel.transmitter_aperture_m", f"{beside}, but is {aperture:g}")
-    if get("channel.kind") == "uplink" and kind == "tophat_full":
-        yield Mistake("channel.divergence_kind", 'must be that of a Gaussian beam for an uplink, but is "tophat_full"')
+    law = get("channel.fading")
+    if kind == "tophat_full" and (get("channel.kind") == "uplink" or law in BEAM_LAWS):
+        what = "an uplink" if get("channel.kind") == "uplink" else f'fading = "{law}"'
+        yield Mistake("channel.divergence_kind", f'must be that of a Gaussian beam for {what}, but is "tophat_full"')
 
 
 def obscurations(get: Get, free: Any) -> Iterator[Mistake]:
@@ -114,6 +120,35 @@ def tabulated_air(get: Get, free: Any) -> Iterator[Mistake]:
         )
     if zenith != 0.8:
         yield Mistake("channel.zenith_transmittance", f'must be left out with atmosphere = "table", but is {zenith:g}')
+
+
+def tabulated_turbulence(get: Get, free: Any) -> Iterator[Mistake]:
+    """A profile of turbulence has two columns of rising heights, reaches above the station and stands for another one."""
+    if not _on_a_pass(get):
+        return
+    heights, strengths = get("channel.cn2_profile_m"), get("channel.cn2_profile")
+    for name, given, other in (("cn2_profile_m", heights, strengths), ("cn2_profile", strengths, heights)):
+        if given is None and other is not None:
+            yield Mistake(f"channel.{name}", f"is required with {'cn2_profile' if other is strengths else 'cn2_profile_m'}")
+    if heights is None or strengths is None:
+        return
+    if len(strengths) != len(heights):
+        yield Mistake("channel.cn2_profile", f"must be as many as cn2_profile_m ({len(heights)}), but are {len(strengths)}")
+    if len(heights) < 2:
+        yield Mistake("channel.cn2_profile_m", f"must have 2 entries at least, but has {len(heights)}")
+    for index, (low, high) in enumerate(itertools.pairwise(heights)):
+        if not low < high:
+            yield Mistake(
+                "channel.cn2_profile_m", f"must rise, but [{index + 1}] = {high:g} is not above [{index}] = {low:g}"
+            )
+    station = get("channel.station_altitude_m")
+    pairs = zip(heights[1:], strengths, strengths[1:], strict=False)
+    if not any(top > station and max(around) > 0.0 for top, *around in pairs):
+        yield Mistake("channel.cn2_profile", f"must be above 0 somewhere above station_altitude_m, {station:g}")
+    for name in ("cn2_ground", "wind_rms_m_s"):
+        value = get(f"channel.{name}")
+        if value != fields_of(CHANNELS["downlink"])[name].default:
+            yield Mistake(f"channel.{name}", f"must be left out with cn2_profile, but is {value:g}")
 
 
 def gamma_gamma_takes_a_point(get: Get, free: Any) -> Iterator[Mistake]:
@@ -167,6 +202,7 @@ PASS_RULES = (
     obscurations,
     rotation,
     tabulated_air,
+    tabulated_turbulence,
     gamma_gamma_takes_a_point,
     given_wavelength,
     background_has_a_telescope,

@@ -31,7 +31,7 @@ CHANNELS = {
     "uplink": Uplink(
         altitude_km=400.0, max_elevation_deg=80.0, receiver_aperture_m=3.0, min_elevation_deg=30.0, divergence_urad=10.0,
         divergence_kind="half_1e2", pointing_jitter_urad=1.0, coherence_time_ms=0.02, excess_loss_db=5.0,
-        polarization_rotation_deg=2.0, fading="none",
+        polarization_rotation_deg=2.0, fading="none", cn2_profile_m=(0.0, 500.0, 15000.0), cn2_profile=(2e-14, 1e-16, 0.0),
     ),
 }  # fmt: skip
 RECEIVERS = {

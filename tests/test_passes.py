@@ -145,6 +145,7 @@ BASES = (
         "divergence_urad": None, "divergence_kind": None, "beam_waist_m": 0.13, "transmitter_aperture_m": 0.3,
         "slew_rad_s": 0.01, "coherence_time_ms": None, "pointing_correlation_time_ms": 1.0, "earth_rotation": True, "inclination_deg": 97.4, "latitude_deg": 40.0,
         "transmitter_obscuration_m": 0.1, "receiver_obscuration_m": 0.2, "boresight_error_urad": 0.5, "atmosphere": "zenith",
+        "cn2_profile_m": (10.0, 1000.0, 20000.0), "cn2_profile": (1e-14, 1e-16, 1e-18),
     },
 )  # fmt: skip
 WORDS = {"kind", "fading", "divergence_kind", "atmosphere", "earth_rotation", "sky"}
@@ -164,8 +165,9 @@ def test_every_number_matters():
             for section, record in (("channel", channel), ("background", sky)):
                 for name in missing & set(fields.fields_of(type(record))):
                     value = getattr(record, name)
-                    if isinstance(value, float):
-                        moved = dataclasses.replace(record, **{name: 1.01 * value + 0.01 * (value == 0.0)})
+                    if isinstance(value, (float, tuple)):
+                        moved = jax.tree.map(lambda number: 1.01 * number + 0.01 * (number == 0.0), value)
+                        moved = dataclasses.replace(record, **{name: moved})
                         if not np.array_equal(of_a_link(dataclasses.replace(link, **{section: moved})), base):
                             missing = missing - {name}
     assert not missing

@@ -78,8 +78,8 @@ def disc_share(spot: Any, offset: Any, aperture: Any, obscuration: Any) -> Float
 
 
 def emitted_share(waist: Any, aperture: Any, obscuration: Any) -> Any:
-    """Share of a Gaussian beam that leaves an obscured aperture (theory (11))."""
-    return jnp.exp(-0.5 * (obscuration / waist) ** 2) - jnp.exp(-0.5 * (aperture / waist) ** 2)
+    """Share of a Gaussian beam that passes an obscured aperture at its center (theory (11), (12))."""
+    return jnp.expm1(-0.5 * (obscuration / waist) ** 2) - jnp.expm1(-0.5 * (aperture / waist) ** 2)
 
 
 def far_field(sine: Any, wavelength: Any, waist: Any, aperture: Any, obscuration: Any) -> Float[Array, ...]:

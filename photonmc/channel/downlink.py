@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from photonmc.channel import fading
-from photonmc.channel.diffraction import gauss, gaussian_share
+from photonmc.channel import beams, fading
+from photonmc.channel.diffraction import emitted_share, gauss, gaussian_share
 from photonmc.channel.interpolation import bicubic, cubic
 from photonmc.channel.selection import course, nodes_above
 from photonmc.channel.slant_path import SlantPath
@@ -87,6 +87,26 @@ class _Pass(SlantPath, abc.ABC):
         """Collected share of a beam that is perfectly pointed."""
         return self.shares(elevation, distance, jnp.zeros(()), wavelength)
 
+    @abc.abstractmethod
+    def spot(self, elevation: Any, distance: Any, wavelength: Any) -> Any:
+        """1/e^2 radius of the Gaussian spot whose center is off."""
+
+    def spot_share(self, w: Any, offset: Any) -> Any:
+        """Collected share of a Gaussian spot whose center is off; of an elliptic beam on average."""
+        if self.fading == "lognegative_weibull":
+            return emitted_share(w, *self.annulus()) * beams.weibull_factor(w, offset, self.receiver_aperture_m)
+        return gaussian_share(w, offset, *self.annulus())
+
+    def per_spot(self, distance: Any, wavelength: Any) -> Any:
+        """Collected share of the pointed beam, per that of the Gaussian spot that stands for it."""
+        return 1.0
+
+    def ellipses(self, elevation: Any, slow: Slow, wavelength: Any) -> beams.Ellipses:
+        """Law of an elliptic beam, whose mean is that of `shares`."""
+        w = self.spot(elevation, slow.distance, wavelength)
+        law = beams.ellipses(w, slow.index, slow.jitter, slow.boresight, *self.annulus())
+        return law._replace(scale=law.scale * self.per_spot(slow.distance, wavelength))
+
     # Length
 
     def duration_s(self) -> Any:
@@ -144,7 +164,7 @@ class _Pass(SlantPath, abc.ABC):
         return ChannelState(transmittance, noise, jnp.zeros_like(transmittance) + wrong)
 
     def _scintillation_nodes(self, slow: Slow) -> tuple[Any, Any]:
-        if self.fading == "none":
+        if self.fading == "none" or self.fading in beams.BEAM_LAWS:
             return jnp.ones(1), jnp.ones(1)
         if self.fading == "gamma_gamma":
             return fading.gamma_gamma_nodes(slow.rytov)
@@ -156,9 +176,12 @@ class _Pass(SlantPath, abc.ABC):
         elevation = self.orbit().elevation(time_s)
         slow = self.slow(elevation, wavelength)
         offset, pointing = slow.offsets()
-        share = self.shares(elevation, slow.distance, offset, wavelength)
-        intensity, scintillation = self._scintillation_nodes(slow)
-        transmittance = slow.steady * share[:, None] * intensity
+        if self.fading == "elliptic_beam":
+            shares, scintillation = self.ellipses(elevation, slow, wavelength).nodes(offset, *self.annulus())
+        else:
+            intensity, scintillation = self._scintillation_nodes(slow)
+            shares = self.shares(elevation, slow.distance, offset, wavelength)[:, None] * intensity
+        transmittance = slow.steady * shares
         weights = (pointing[:, None] * scintillation).ravel()
         return self._state(link, jnp.minimum(transmittance, 1.0).ravel()), weights
 
@@ -237,6 +260,7 @@ class Plan(NamedTuple):
         decay: That of the scintillation.
         spread: Standard deviation of the logarithm of a log-normal scintillation, or None.
         quantiles: Logarithms of both factors of a gamma-gamma scintillation, by elevation and Gaussian number; or empty.
+        ellipses: What an elliptic beam needs, or None.
     """
 
     still: Any
@@ -248,6 +272,23 @@ class Plan(NamedTuple):
     decay: Any
     spread: Any
     quantiles: tuple[Any, ...]
+    ellipses: Elliptic | None
+
+
+class Elliptic(NamedTuple):
+    """Elliptic beam in each block, in lanes.
+
+    Attributes:
+        law: Of its ellipses.
+        share: Collected share of the perfectly pointed beam.
+        column_m: Pointing offset of one column [m].
+        annulus: Diameters of the receiver and of what is obscured [m].
+    """
+
+    law: beams.Ellipses
+    share: Any
+    column_m: Any
+    annulus: tuple[Any, Any]
 
 
 @jax.jit
@@ -268,18 +309,24 @@ def planned(channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps:
         offsets = slow.reach() * jnp.linspace(0.0, 1.0, OFFSETS)
         still = channel.still_share(elevation, slow.distance, wavelength)
         factor = channel.shares(elevation, slow.distance, offsets, wavelength) / still
-        quantiles = ()
+        law: Any = ()
         if channel.fading == "gamma_gamma":
-            quantiles = tuple(fading.log_gamma_quantile(normals, shape) for shape in fading.gamma_shapes(slow.rytov))
-        return slow, still, factor, quantiles
+            law = tuple(fading.log_gamma_quantile(normals, shape) for shape in fading.gamma_shapes(slow.rytov))
+        elif channel.fading == "elliptic_beam":
+            law = channel.ellipses(elevation, slow, wavelength)
+        return slow, still, factor, law
 
-    slow, still, factor, quantiles = jax.lax.map(at, elevations)
+    slow, still, factor, law = jax.lax.map(at, elevations)
     row = fading.by_lane(place)
     coherence = cubic(row, slow.coherence_s)
     pointing_s = coherence if channel.pointing_correlation_time_ms is None else 1e-3 * channel.pointing_correlation_time_ms
     apart = fading.by_lane(jnp.concatenate([steps[:1], 0.5 * (steps[1:] + steps[:-1])]))
     column = (OFFSETS - 1) / slow.reach()
     spread = cubic(row, jnp.sqrt(jnp.log1p(slow.index))).astype(jnp.float32) if channel.fading == "lognormal" else None
+    ellipses = None
+    if channel.fading == "elliptic_beam":
+        law, share, width = jax.tree.map(lambda values: cubic(row, values), (law, still, 1.0 / column))
+        ellipses = Elliptic(law, share, width, channel.annulus())
     return Plan(
         still=cubic(row, slow.steady * still),
         row=row.astype(jnp.float32),
@@ -289,14 +336,18 @@ def planned(channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps:
         follows=jnp.exp(-apart / pointing_s),
         decay=jnp.exp(-apart / coherence),
         spread=spread,
-        quantiles=tuple(table.astype(jnp.float32) for table in quantiles),
+        quantiles=tuple(table.astype(jnp.float32) for table in law) if channel.fading == "gamma_gamma" else (),
+        ellipses=ellipses,
     )
 
 
 def _drawn(key: Any, plan: Plan, blocks: int) -> Factors:
     """Fading of the blocks of one pass, in steps whose results are stored: one compiled whole works them out repeatedly."""
     key_pointing, key_light = jax.random.split(key)
-    offset = _offset(plan, _processes(key_pointing, plan.follows, 2))
+    centers = _processes(key_pointing, plan.follows, 2)
+    if plan.ellipses is not None:
+        return _factors(plan, _elliptic(key_light, plan, centers), None, blocks)
+    offset = _offset(plan, centers)
     pointing = _bicubic(plan.row, offset, plan.factor)
     scintillation: Any = None
     if plan.quantiles:
@@ -318,13 +369,22 @@ def _offset(plan: Plan, centers: Any) -> Any:
 
 
 @jax.jit
+def _elliptic(key: Any, plan: Plan, centers: Any) -> Any:
+    assert plan.ellipses is not None
+    law, share, column, annulus = plan.ellipses
+    x, y = column * (plan.boresight + plan.jitter * centers[0]), column * plan.jitter * centers[1]
+    return law.draw(key, plan.decay, x, y, *annulus) / share
+
+
+@jax.jit
 def _columns(normals: Any) -> Any:
     return jnp.clip(0.5 + normals / (2.0 * NORMAL_REACH), 0.0, 1.0) * (OFFSETS - 1)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _factors(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Factors:
-    pointing = jnp.clip(pointing, 0.0, plan.factor.max())  # cubics overshoot at the edge of a disc
+    if plan.ellipses is None:
+        pointing = jnp.clip(pointing, 0.0, plan.factor.max())  # cubics overshoot at the edge of a disc
     light = jnp.ones_like(pointing)
     if plan.quantiles:
         light = jnp.exp(sum(scintillation))
@@ -378,7 +438,21 @@ class Downlink(_Pass):
 
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
         """Collected share of a beam whose center is off by an offset."""
-        return self.collected(distance, offset, wavelength)
+        if self.fading not in beams.BEAM_LAWS:
+            return self.collected(distance, offset, wavelength)
+        spot = self.spot(elevation, distance, wavelength)
+        return self.per_spot(distance, wavelength) * self.spot_share(spot, offset)
+
+    def spot(self, elevation: Any, distance: Any, wavelength: Any) -> Any:
+        """1/e^2 radius of the spot; of a beam that a telescope cuts, that of the same intensity on the axis."""
+        return self.spot_radius(distance, wavelength)
+
+    def per_spot(self, distance: Any, wavelength: Any) -> Any:
+        """Collected share of the pointed beam, per that of the Gaussian spot that stands for it, which a telescope cuts."""
+        if self.transmitter_aperture_m is None:
+            return 1.0
+        spot = emitted_share(self.spot_radius(distance, wavelength), *self.annulus())
+        return self.collected(distance, jnp.zeros(()), wavelength) / spot
 
 
 @record
@@ -419,10 +493,13 @@ class Uplink(_Pass):
 
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
         """Collected share of the short-term spot whose center is off by an offset."""
-        _, short, _ = self.spots(elevation, wavelength)
-        return gaussian_share(short, offset, self.receiver_aperture_m, self.receiver_obscuration_m)
+        return self.spot_share(self.spot(elevation, distance, wavelength), offset)
+
+    def spot(self, elevation: Any, distance: Any, wavelength: Any) -> Any:
+        """1/e^2 radius of the short-term spot."""
+        return self.spots(elevation, wavelength)[1]
 
     def still_share(self, elevation: Any, distance: Any, wavelength: Any) -> Any:
         """Collected share of the long-term spot, in which wander is part of the spot."""
         long, _, _ = self.spots(elevation, wavelength)
-        return gaussian_share(long, jnp.zeros(()), self.receiver_aperture_m, self.receiver_obscuration_m)
+        return gaussian_share(long, jnp.zeros(()), *self.annulus())

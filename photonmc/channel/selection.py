@@ -95,7 +95,12 @@ def _gamma_gamma(slow: Any) -> Light:
     return Light(mean, jnp.sqrt(variance), (9.0, 6.0), 40, lambda logs: fading.gamma_gamma_density(logs, (a, b)))
 
 
-LIGHTS: dict[str, Callable[[Any], Light]] = {"none": _none, "lognormal": _lognormal, "gamma_gamma": _gamma_gamma}
+LIGHTS: dict[str, Callable[[Any], Light]] = {
+    "none": _none,
+    "lognormal": _lognormal,
+    "gamma_gamma": _gamma_gamma,
+    "lognegative_weibull": _none,
+}
 """Law of the scintillation by the channel's word, from what changes slowly."""
 
 
@@ -183,14 +188,14 @@ def nodes_above(
             return slow.steady * channel.shares(elevation, slow.distance, offset, wavelength)
 
         levels = least * jnp.exp(-law.mean - law.deviation * np.array([-EDGE, EDGE]))
-        if channel.fading == "none":
+        if LIGHTS[channel.fading] is _none:
             levels = levels[:1]
         table = still(slow.reach() * jnp.linspace(0.0, 1.0, OFFSETS))
         turns = jax.vmap(_crossing, (None, 0, 0))(table, jnp.tile(levels, 2), np.repeat([False, True], levels.size))
         bends = jnp.sort(jnp.stack([*slow.bends, *(slow.reach() / (OFFSETS - 1) * turns)]))
         offset, pointing = fading.offset_nodes(slow.jitter, slow.boresight, tuple(bends), PANEL_NODES)
         mean = still(offset)
-        if channel.fading == "none":
+        if LIGHTS[channel.fading] is _none:
             return condensed(jnp.minimum(mean, 1.0), pointing * (mean >= least))
         scintillation, above = law.above(log_least - jnp.log(jnp.maximum(mean, 1e-290)))  # at threshold 0 nothing is dropped
         return condensed(jnp.minimum(mean[:, None] * scintillation, 1.0).ravel(), (pointing[:, None] * above).ravel())

@@ -70,6 +70,10 @@ class SlantPath:
     """Strength of turbulence at the ground, A of the Hufnagel-Valley profile [m^(-2/3)]."""
     wind_rms_m_s: Annotated[float, Range(0.0, 200.0, "m/s")] = 21.0
     """Wind of the Hufnagel-Valley profile, r.m.s. from 5 to 20 km [m/s]."""
+    cn2_profile_m: tuple[Annotated[float, Range(0.0, 100_000.0, "m")], ...] | None = None
+    """Heights above the sea [m], rising, of a profile of turbulence that stands for the Hufnagel-Valley profile."""
+    cn2_profile: tuple[Annotated[float, Range(0.0, 1e-8, "m^(-2/3)")], ...] | None = None
+    """Strength of turbulence at these heights [m^(-2/3)], log-linear between them (linear next to a 0), 0 outside."""
     wind_ground_m_s: Annotated[float, Range(0.0, 200.0, "m/s")] = 5.0
     """Wind at the ground, in Bufton's profile [m/s]."""
     slew_rad_s: Annotated[float, Range(0.0, 1.0, "rad/s")] | None = None
@@ -80,8 +84,8 @@ class SlantPath:
     """1/e time of the pointing error [ms]; without it, the coherence time."""
     polarization_rotation_deg: Annotated[float, Range(0.0, 45.0, "deg")] = 0.0
     """Angle by which the bases of both ends are turned against each other [deg]; errs with sin^2."""
-    fading: Literal["lognormal", "none", "gamma_gamma"] = static(default="lognormal")
-    """Law of the scintillation; pointing fades beside it."""
+    fading: Literal["lognormal", "none", "gamma_gamma", "lognegative_weibull", "elliptic_beam"] = static(default="lognormal")
+    """Law of the scintillation, with pointing beside it; the last two are laws of a wandering beam, and take pointing in."""
     earth_rotation: bool = static(default=False)
     """Whether the station turns with the Earth."""
     divergence_kind: Literal["half_1e2", "full_1e2", "fwhm", "tophat_full"] | None = static(default=None)
@@ -117,7 +121,7 @@ class SlantPath:
 
     def collected(self, distance: Any, offset: Any, wavelength: Any) -> Float[Array, ...]:
         """Share of the light at Alice's exit that the receiving telescope collects, off the beam's axis by an offset [m]."""
-        annulus = self.receiver_aperture_m, self.receiver_obscuration_m
+        annulus = self.annulus()
         if self.divergence_kind == "tophat_full":
             assert self.divergence_urad is not None
             return diffraction.disc_share(1e-6 * self.divergence_urad * distance, offset, *annulus)
@@ -155,12 +159,16 @@ class SlantPath:
 
     def path(self, elevation: Any, wavelength: Any) -> turbulence.Path:
         """Turbulence on the way to the satellite."""
-        above, weights = turbulence.heights_above()
-        sea = above + self.station_altitude_m
+        station = self.station_altitude_m
+        if self.cn2_profile_m is not None:
+            above, weights, strength = turbulence.tabulated(self.cn2_profile_m, self.cn2_profile, station)
+        else:
+            above, weights = turbulence.heights_above()
+            strength = turbulence.hufnagel_valley(above + station, station, self.cn2_ground, self.wind_rms_m_s)
+        sea = above + station
         secant = 1.0 / jnp.sin(jnp.maximum(elevation, 1e-3))
-        strength = turbulence.hufnagel_valley(sea, self.station_altitude_m, self.cn2_ground, self.wind_rms_m_s)
         wind = turbulence.bufton(sea, self.wind_ground_m_s) + self.slew(elevation) * above * secant
-        top = 1e3 * self.altitude_km - self.station_altitude_m
+        top = 1e3 * self.altitude_km - station
         return turbulence.Path(turbulence.Layers(jnp.asarray(above), strength * weights, wind), secant, wavelength, top)
 
     def slew(self, elevation: Any) -> Any:
@@ -176,6 +184,10 @@ class SlantPath:
         speckle = jnp.sqrt(wavelength * SPECKLE_HEIGHT_M * path.secant)
         speed = jnp.maximum(self.slew(elevation) * SPECKLE_HEIGHT_M * path.secant, 1e-3)
         return jnp.maximum(self.receiver_aperture_m, speckle) / speed
+
+    def annulus(self) -> tuple[Any, Any]:
+        """Diameters of the receiving telescope and of what obscures it [m]."""
+        return self.receiver_aperture_m, self.receiver_obscuration_m
 
     def area_m2(self) -> Any:
         """Area of the receiving telescope."""

@@ -49,6 +49,30 @@ def hufnagel_valley(height_m: Any, station_m: Any, ground: Any, wind_rms: Any) -
     )
 
 
+def tabulated(heights_m: Any, cn2: Any, station_m: Any) -> tuple[Any, Any, Any]:
+    """Nodes above the station and their weights [m], and the structure constant there [m^(-2/3)], of a profile in rows.
+
+    Between two rows ln(Cn2) is linear in the height, Cn2 itself where one of the two is 0; outside of all rows Cn2 is 0.
+    Nodes lie between the rows, so that they miss no bend.
+
+    Args:
+        heights_m: Heights of the rows, rising.
+        cn2: Structure constant at each.
+        station_m: Height of the station, below which rows do not count.
+    """
+    heights, cn2 = jnp.asarray(heights_m), jnp.asarray(cn2)
+    x, node_weights = np.polynomial.legendre.leggauss(NODES)
+    edges = jnp.maximum(heights - station_m, 0.0)
+    half = 0.5 * jnp.diff(edges)[:, None]
+    above = jnp.maximum(edges[:-1, None] + half * (x + 1.0), 1e-3)  # powers of 0 have no slope
+    share = jnp.clip((above + station_m - heights[:-1, None]) / jnp.diff(heights)[:, None], 0.0, 1.0)
+    low, high = cn2[:-1, None], cn2[1:, None]
+    falls = (low > 0.0) & (high > 0.0)
+    logs = jnp.log(jnp.where(falls, low, 1.0)), jnp.log(jnp.where(falls, high, 1.0))
+    between = jnp.where(falls, jnp.exp((1.0 - share) * logs[0] + share * logs[1]), (1.0 - share) * low + share * high)
+    return above.ravel(), (half * node_weights).ravel(), between.ravel()
+
+
 def bufton(height_m: Any, ground: Any) -> Any:
     """Wind speed [m/s]: Bufton, Appl. Opt. 12, 1785 (1973), as ITU-R P.1621 prints it."""
     return ground + 30.0 * jnp.exp(-(((height_m - 9400.0) / 4800.0) ** 2))
