@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from photonmc.channel import CHANNELS
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, TABLE, TABLE_WITHIN_NM, tabulated_wavelength
 from photonmc.channel.beams import BEAM_LAWS
+from photonmc.channel.selection import LIGHTS
 from photonmc.channel.sky import DAY_WAVELENGTHS_NM, DAYS
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of
@@ -194,6 +195,9 @@ def selection_has_blocks(get: Get, free: Any) -> Iterator[Mistake]:
     if get("?selection") and get("channel.kind") not in SELECTABLE:
         kinds = '"downlink", "uplink" and "recorded"'
         yield Mistake("selection", f'is read by {kinds} alone, but channel.kind = "{get("channel.kind")}"')
+    if get("?selection") and _on_a_pass(get) and get("channel.fading") not in LIGHTS:
+        laws = ", ".join(f'"{law}"' for law in LIGHTS)
+        yield Mistake("selection", f'takes channel.fading = {laws}, but it is "{get("channel.fading")}"')
 
 
 PASS_RULES = (
