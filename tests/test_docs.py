@@ -23,7 +23,12 @@ def rows_of(kind_heading: str) -> dict[str, list[str]]:
 
 def test_nomenclature():
     kinds = [(f'### `{tag} = "{word}"`', cls) for tag, registry in fields.TAGGED.values() for word, cls in registry.items()]
-    for heading, cls in [*kinds, ("## [background]", fields.Background), ("## [run]", fields.Run)]:
+    for heading, cls in [
+        *kinds,
+        ("## [background]", fields.Background),
+        ("## [selection]", fields.Selection),
+        ("## [run]", fields.Run),
+    ]:
         rows = rows_of(heading) if cls is not fields.Run else rows_of("### Length and sampling")
         known = fields.fields_of(cls)
         assert set(rows) == set(known), heading
