@@ -368,3 +368,11 @@ def test_run_of_a_pass(cli):
         exact = getattr(mean, name).ravel()
         drawn = np.array([row[name] for row in point["counts"]])
         assert np.all(np.abs(drawn - exact) < Z_LIMIT * np.sqrt(exact + fading_variance * exact**2))
+
+
+def test_blocks_beyond_memory_are_refused(cli):
+    """A coherence time of 1 us makes 3.5e8 blocks of a pass; the expectation needs none of them."""
+    short = ("--set", "channel.coherence_time_ms=0.001", "--json")
+    code, _, err = cli("run", CONFIG, "--sampler", "counts", *short)
+    assert code == 2 and "channel.coherence_time_ms" in err and "at most 1e+07 blocks" in err
+    assert cli("run", CONFIG, "--sampler", "expected", *short)[0] == 0

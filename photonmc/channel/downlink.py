@@ -18,6 +18,7 @@ from photonmc.channel.interpolation import bicubic, cubic
 from photonmc.channel.selection import course, nodes_above
 from photonmc.channel.slant_path import SlantPath
 from photonmc.contracts import ChannelState, quadrature, record
+from photonmc.errors import ConfigError, Mistake
 from photonmc.units import probability_from_rate, static, transmittance_from_db
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ OFFSETS = 257
 """Pointing offsets at which the collected share is computed."""
 NORMAL_REACH = 8.5
 """Standard deviations to which the laws of fading are tabulated; beyond lie 2e-17 of all blocks."""
+MOST_BLOCKS = 10**7
+"""Most blocks of a pass; each takes some hundred bytes."""
 LONGEST_BLOCK_S = 0.1
 """Longest block [s], however slowly the fading changes."""
 
@@ -130,6 +133,9 @@ class _Pass(SlantPath, abc.ABC):
         shortest = float(shortest_time_s(self, elevations, 1e-9 * link.source.wavelength_nm))
         length = max(1, int(shortest * float(link.source.pulse_rate_hz) * (1.0 + 1e-9)))
         whole, rest = divmod(pulses, length)
+        if whole > MOST_BLOCKS:
+            short = f"must leave at most {MOST_BLOCKS:g} blocks in a run, but {1e3 * shortest:.3g} ms make {whole:.3g}"
+            raise ConfigError([Mistake("channel.coherence_time_ms or pointing_correlation_time_ms", short)])
         return np.append(np.full(whole, length, np.int64), np.full(int(rest > 0), rest, np.int64))
 
     def summary(self, link: Link, pulses: float) -> dict[str, float]:
