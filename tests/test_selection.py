@@ -80,7 +80,7 @@ def test_scintillation_above_the_threshold():
         np.testing.assert_allclose(kept(0.0, link)[0], whole, rtol=1e-5)
         share, part, _ = slopes_agree(link, 0.6)
         selected = dataclasses.replace(link, selection=pm.Selection(0.6))
-        assert link.channel.summary(selected, 1e10)["kept_share"] == pytest.approx(share, rel=1e-9)
+        assert link.channel.summary(selected, 1e10)["kept_share"] == pytest.approx(float(share), rel=1e-9)
         channel, best = link.channel, float(link.channel.best_transmittance(link, 1e10))
         rng, count = np.random.default_rng(3), 2_000_000
         times = 49.5 * np.linspace(0.0, 1.0, 129)
