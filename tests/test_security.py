@@ -9,7 +9,7 @@ import jax
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -83,7 +83,10 @@ def test_lim2014_against_plain_python(n_z, n_x, e_z, e_x, eps):
     n = np.array([n_z, n_x], float)
     n[:, 0] += 1
     m = np.floor(n * np.array([[e_z], [e_x]]))
-    expected = plain_lim2014(n.tolist(), m.tolist(), MU, P, eps, 1e-15, 1.16)
+    try:
+        expected = plain_lim2014(n.tolist(), m.tolist(), MU, P, eps, 1e-15, 1.16)
+    except ValueError:
+        assume(False)  # the logarithm of the sampling bound is not positive, and another bound stands in
     got = real_length(study_of(epsilon_secrecy=eps), n, m)
     assert math.isfinite(got)
     assert abs(got - expected) <= 1e-9 * max(abs(expected), n.sum() * 1e-3, 1.0)
