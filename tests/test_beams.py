@@ -90,6 +90,7 @@ def test_share_of_an_ellipse():
             assert beams.ellipse_share(*spot, 1.0, 0.4) == pytest.approx(exact, rel=1e-8)
 
 
+@pytest.mark.nightly
 def test_elliptic_beam_is_drawn_from_its_law():
     """Distribution function and moments for a small telescope, by dense quadrature; 2e5 blocks find 1 %.
 
@@ -136,6 +137,7 @@ def test_elliptic_beam_is_drawn_from_its_law():
     assert 10 ** (-0.1 * terms(budget)["pointing"]) == pytest.approx(1.0 / (1.0 + jitter), rel=1e-4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("kind", "law"), [("downlink", "lognegative_weibull"), ("uplink", "elliptic_beam")])
 def test_drawn_beam_has_the_moments_of_the_nodes(kind, law):
     """Mean and mean square over 2e5 blocks at 1e-6 each, which find 2 and 5 %; slopes by divergence against differences."""

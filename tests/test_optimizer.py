@@ -66,7 +66,7 @@ def test_starts_are_found_again_and_bounds_pulled_inside():
     assert np.isfinite(start).all() and np.abs(start).max() < 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_against_differential_evolution():
     """Global search of SciPy over the same settings: ours is no worse than 0.1 %, and the report is the plain analysis."""
     best = pm.optimize(STUDY, free=FREE)

@@ -82,7 +82,7 @@ def test_count_model_of_a_channel_that_changes():
         np.testing.assert_allclose(getattr(whole, name), parts, rtol=1e-12, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_timeline(micius):
     """What it accumulates is the expectation of the whole pass, its loss that of the text, its band the fading's law."""
     study, point = micius.study, micius.point()

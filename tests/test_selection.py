@@ -70,7 +70,7 @@ def test_kept_share_of_a_gaussian_beam(threshold):
     assert found[1] / whole[1] == pytest.approx(moment, rel=3e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_scintillation_above_the_threshold():
     """A disc that jitters and scintillates, against 2e6 random numbers at 1e-6 (1 % is found); all is kept at threshold 0."""
     link = loaded("channel.receiver_aperture_m=0.3", "channel.pointing_jitter_urad=2.5").link
@@ -101,7 +101,7 @@ def test_scintillation_above_the_threshold():
         assert abs(values.mean() - exact) < Z_LIMIT * deviation < 0.01 * exact
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gamma_gamma_above_the_threshold():
     """Slopes and moments at threshold 0 for the law that has its own density."""
     link = loaded(

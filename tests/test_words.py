@@ -157,7 +157,7 @@ def drawn(order: str, rounds: int = 10) -> np.ndarray:
 ORDERS = ("positions", "groups", "chunks", "keys", "positions of few groups")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("order", ORDERS)
 def test_battery(order):
     bad = {name: p for name, p in battery(drawn(order)).items() if p < ALARM}
