@@ -49,6 +49,7 @@ def test_weibull_parameters():
         assert jax.grad(lambda w: beams.weibull(w, 1e-7)[0])(1.0) == pytest.approx(math.sqrt(0.5), rel=1e-12)
 
 
+@pytest.mark.nightly
 def test_weibull_is_drawn_from_its_law():
     """Distribution function of the reference case: a spot of 2 urad at 500 km; 1e5 blocks find 1.2 %."""
     given, wanted = case("weibull-wander")

@@ -246,7 +246,7 @@ def busy_link(name):
     return pm.Link(BUSY, pm.FixedLoss(0.0), pm.ActiveBasis(**receiver))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["dead time", "one trap", "many releases", "traps, blanked", "traps, all", "everything"])
 def test_lanes_are_one_sequence(name):
     """Segments followed side by side give the very events of one detector followed from the first gate to the last."""

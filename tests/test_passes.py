@@ -93,6 +93,7 @@ def test_fading_at_one_elevation(cli, tmp_path):
     assert cli("budget", CONFIG, *arguments)[0] == 2, "an existing file is kept"
 
 
+@pytest.mark.nightly
 def test_gamma_gamma_is_drawn_from_its_law():
     """Distribution function against that of the nodes, theory 3.3; 1e5 blocks find 1.2 % of any probability."""
     link = loaded('channel.fading="gamma_gamma"', "channel.receiver_aperture_m=0.03").link

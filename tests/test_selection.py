@@ -190,7 +190,7 @@ def test_rows_of_a_record(tmp_path):
     assert one.link.least_transmittance(1e9) == pytest.approx(5e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_optimizer_leaves_noisy_rows_out(tmp_path):
     one = recorded(tmp_path, NOISY, "{ optimize = [0.0, 0.9] }")
     assert one.free[0].path == "selection.threshold_transmittance"
