@@ -93,6 +93,7 @@ def test_toml_round_trip_and_unknown_key(section, name):
         config.study_from_tree(tree, folder=folder)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("section", "name"), [one for one in ALL if one != ("channel", "uplink")])  # compiles like downlink
 def test_transformations(section, name):
     study = study_with(section, name)
