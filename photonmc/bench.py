@@ -7,6 +7,7 @@ Needs jax, numpy, optax and chex alone. Baselines are scripts that a user would 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import sys
@@ -201,8 +202,8 @@ def key_of_pass(settings: Any) -> Any:
     """Expected key of a pass [bit], not rounded, by divergence, telescope, intensities and probabilities."""
     divergence, aperture, signal, decoy, first, second, z = settings
     source = WeakCoherent(1e9, (signal, decoy, 1e-3), (first, second, 1.0 - first - second), wavelength_nm=850.0)
-    channel = Downlink(**(DOWNLINK | {"divergence_urad": divergence, "receiver_aperture_m": aperture}))
-    one, protocol = Link(source, channel, ActiveBasis(**RECEIVER)), BB84(z)
+    one = dataclasses.replace(overhead(divergence_urad=divergence, receiver_aperture_m=aperture), source=source)
+    protocol = BB84(z)
     counts = expected(one, protocol, Run(pulses=4e11))
     return SECURITY.evaluate(counts, one, protocol)["secret_key_bits_real"]
 

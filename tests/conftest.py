@@ -57,3 +57,10 @@ def assert_counts_agree(observed: Any, mean: Any, variance: Any) -> None:
     usable = (mean >= 30) & (variance > 0)
     z = np.where(usable, (observed - mean) / np.sqrt(np.where(usable, variance, 1)), 0.0)
     assert np.abs(z).max() < Z_LIMIT, f"z = {np.abs(z).max():.2f}\nobserved {observed}\nexpected {mean}"
+
+
+def assert_mistakes(cli: Any, config: Path, overrides: Any, messages: Any) -> None:
+    """A config with these overrides is refused with these mistakes, all at once and no others."""
+    code, out, err = cli("check", config, *(part for override in overrides for part in ("--set", override)))
+    assert code == 2 and out == ""
+    assert all(message in err for message in messages) and f"{len(messages)} mistake" in err, err

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Z_LIMIT
+from conftest import Z_LIMIT, assert_mistakes
 from scipy import integrate, optimize, special
 from test_passes import CONFIG, case, loaded, terms
 
@@ -232,6 +232,4 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("overrides", "messages"), MISTAKES)
 def test_all_mistakes_at_once(cli, overrides, messages):
-    code, out, err = cli("check", CONFIG, *(part for override in overrides for part in ("--set", override)))
-    assert code == 2 and out == ""
-    assert all(message in err for message in messages) and f"{len(messages)} mistake" in err, err
+    assert_mistakes(cli, CONFIG, overrides, messages)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, Z_LIMIT
+from conftest import ROOT, Z_LIMIT, assert_mistakes
 from scipy import integrate, stats
 
 import photonmc as pm
@@ -330,9 +330,7 @@ SEVERAL = [
 
 @pytest.mark.parametrize(("overrides", "messages"), SEVERAL)
 def test_all_mistakes_at_once(cli, overrides, messages):
-    code, out, err = cli("check", CONFIG, *(part for override in overrides for part in ("--set", override)))
-    assert code == 2 and out == ""
-    assert all(message in err for message in messages) and f"{len(messages)} mistake" in err, err
+    assert_mistakes(cli, CONFIG, overrides, messages)
 
 
 def test_what_a_pass_without_background_does_not_read(tmp_path):

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, polygamma
-from numpy.polynomial.chebyshev import chebvander
 from numpy.polynomial.legendre import leggauss, legvander
 
 from photonmc.channel import fading
 from photonmc.channel.diffraction import gauss
-from photonmc.channel.interpolation import cubic
+from photonmc.channel.interpolation import condensed, cubic
 from photonmc.contracts import record
 from photonmc.units import Range
 
@@ -196,9 +195,10 @@ def nodes_above(
         offset, pointing = fading.offset_nodes(slow.jitter, slow.boresight, tuple(bends), PANEL_NODES)
         mean = still(offset)
         if LIGHTS[channel.fading] is _none:
-            return condensed(jnp.minimum(mean, 1.0), pointing * (mean >= least))
+            return condensed(jnp.minimum(mean, 1.0), pointing * (mean >= least), CONDENSED)
         scintillation, above = law.above(log_least - jnp.log(jnp.maximum(mean, 1e-290)))  # at threshold 0 nothing is dropped
-        return condensed(jnp.minimum(mean[:, None] * scintillation, 1.0).ravel(), (pointing[:, None] * above).ravel())
+        every = jnp.minimum(mean[:, None] * scintillation, 1.0).ravel()
+        return condensed(every, (pointing[:, None] * above).ravel(), CONDENSED)
 
     transmittance, kept = jax.vmap(at)(shares)
     return transmittance.ravel(), (kept * weights[:, None]).ravel()
@@ -217,16 +217,3 @@ def _crossing(values: Any, level: Any, last: Any) -> Any:
         miss, slope = jax.jvp(lambda at: cubic(at, values) - level, (place,), (jnp.ones_like(place),))
         place = place - miss / jnp.where(slope == 0.0, 1.0, jax.lax.stop_gradient(slope))
     return jnp.where(change.any(), jnp.clip(place, left, left + 1), count - 1.0)
-
-
-def condensed(values: Any, weights: Any) -> tuple[Any, Any]:
-    """Few nodes for many: sums over them are the same for polynomials of a degree below their number."""
-    low, high = values.min(), values.max()
-    width = jnp.maximum(high - low, 1e-30)
-    x = jnp.clip(2.0 * (values - low) / width - 1.0, -1.0, 1.0)
-    terms = [jnp.ones_like(x), x]
-    while len(terms) < CONDENSED:
-        terms.append(2.0 * x * terms[-1] - terms[-2])
-    nodes = np.cos((np.arange(CONDENSED) + 0.5) * np.pi / CONDENSED)
-    fit = chebvander(nodes, CONDENSED - 1) * np.where(np.arange(CONDENSED) == 0, 1.0, 2.0) / CONDENSED
-    return low + 0.5 * (nodes + 1.0) * width, fit @ (jnp.stack(terms) @ weights)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from photonmc.channel.interpolation import condensed
 from photonmc.contracts import ChannelState, Counts, counts_from_tally
 from photonmc.protocol.count_models import COUNT_MODELS
 
@@ -40,7 +41,11 @@ def node_mean(link: Link, pulses: Any, of: Callable[[ChannelState], Any]) -> Any
     """Mean over the channel's quadrature of what a state gives (an array), in pieces that fit into memory."""
     states, weights = link.nodes(pulses)
     if weights.size > 4 * TRANSMITTANCES and getattr(link.channel, "steady_noise", False):
-        states, weights = fewer_nodes(states, weights)
+        # exact to rounding: a state gives polynomials of its transmittance times exp(-a t), with a below 100 photons
+        points, weights = condensed(states.transmittance, weights, TRANSMITTANCES)
+        states = dataclasses.replace(
+            jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[0], points.shape), states), transmittance=points
+        )
 
     def weighted(node: tuple[ChannelState, Any]) -> Any:
         return node[1] * of(node[0])
@@ -59,28 +64,6 @@ def node_mean(link: Link, pulses: Any, of: Callable[[ChannelState], Any]) -> Any
         return total + jax.vmap(weighted)(piece).sum(axis=0), None
 
     return jax.lax.scan(add, nothing, pieces)[0]
-
-
-def fewer_nodes(states: ChannelState, weights: Any) -> tuple[ChannelState, Any]:
-    """Nodes of the same mean where the transmittance alone varies: Chebyshev points of its range.
-
-    What a state gives is an entire function of its transmittance, a polynomial times exp(-a t) with a below 100 photons, so
-    that interpolation through `TRANSMITTANCES` points is exact to rounding (Trefethen, Approximation Theory and
-    Approximation Practice (SIAM, 2013), theorem 8.2). Weights may be negative.
-    """
-    count, highest = TRANSMITTANCES, jnp.max(states.transmittance)
-    angles = (np.arange(count) + 0.5) * np.pi / count
-    x = jnp.clip(2.0 * states.transmittance / jnp.where(highest > 0.0, highest, 1.0) - 1.0, -1.0, 1.0)
-
-    def moment(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Any]:
-        last, this = carry
-        return (this, 2.0 * x * this - last), (weights * last).sum()
-
-    _, moments = jax.lax.scan(moment, (jnp.ones_like(x), x), None, length=count)  # of Chebyshev polynomials
-    factors = np.cos(np.outer(np.arange(count), angles)) * np.where(np.arange(count) == 0, 1.0, 2.0)[:, None] / count
-    points = 0.5 * highest * (1.0 + jnp.asarray(np.cos(angles)))
-    constant = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[0], points.shape), states)
-    return dataclasses.replace(constant, transmittance=points), moments @ factors
 
 
 def detector_clicks(link: Link, protocol: Any, pulses: Any = None) -> Float[Array, " detector"]:

@@ -146,10 +146,8 @@ def _moments_of_one(series: Series, lengths: np.ndarray, states: np.ndarray, gri
     means = np.maximum(a[0] + a[2] * second + a[3] * third, 0.0)
     spreads = a[1] ** 2 * second + 2.0 * a[1] * a[2] * third + (a[2] ** 2 + 2.0 * a[1] * a[3]) * fourth
     spreads -= (a[2] * second) ** 2
-    total = np.rint(pulses).astype(np.int64)
-    if pulses.max(initial=0.0) >= 2.0**53:
-        total = np.zeros(size, dtype=np.int64)
-        np.add.at(total, cell, lengths)
+    total = np.zeros(size, dtype=np.int64)
+    np.add.at(total, cell, lengths)
     return grid[first], Moments(total, means, np.maximum(spreads, 0.0) * pulses[:, None])
 
 
