@@ -14,6 +14,7 @@ import numpy as np
 
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, airmass
 from photonmc.channel.downlink import drawn_factors, shortest_time_s
+from photonmc.channel.validity import doubts
 from photonmc.errors import ConfigError, Mistake
 from photonmc.files import save_columns, unusable_file
 from photonmc.link import Link
@@ -56,6 +57,9 @@ def _optics(channel: Any, elevation: Any, wavelength: Any) -> dict[str, Any]:
     }
 
 
+_doubts = jax.jit(doubts)
+
+
 def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
     """Losses and turbulence of a satellite link at an elevation.
 
@@ -67,7 +71,8 @@ def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
         `elevation_deg`, `range_km`, `airmass`; `terms`, a list of `{name, db}` (losses positive) whose sum is `total_db`;
         `fried_parameter_m`, `isoplanatic_angle_urad`, `greenwood_frequency_hz`, `rytov_variance` (for an uplink those of a
         spherical wave from the ground), `scintillation_index` (averaged over the aperture); `background_counts_hz`, what
-        both detectors count together. `diffraction` of an uplink is the long-term spot, without pointing jitter.
+        both detectors count together; `status` and `reason`, which say where a model is doubtful. `diffraction` of an
+        uplink is the long-term spot, without pointing jitter.
 
     Raises:
         ConfigError: For another channel, or an elevation out of range.
@@ -76,10 +81,12 @@ def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
         raise ConfigError(found)
     with jax.enable_x64(True):
         elevation = jnp.radians(elevation_deg)
-        values = {k: float(v) for k, v in _optics(link.channel, elevation, 1e-9 * link.source.wavelength_nm).items()}
+        wavelength = 1e-9 * link.source.wavelength_nm
+        values = {k: float(v) for k, v in _optics(link.channel, elevation, wavelength).items()}
         counts = 0.0
         if link.background is not None:
             counts = float(link.background.counts_hz(link, link.channel.area_m2()))
+        broken = [why for why, applies in _doubts(link.channel, jnp.stack([elevation]), wavelength).items() if applies]
         efficiency = float(link.receiver.efficiencies().mean())
     losses = {name: _decibels(values.pop(name)) for name in ("diffraction", "pointing", "atmosphere")}
     losses |= {
@@ -95,6 +102,8 @@ def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
         "total_db": math.fsum(losses.values()),
         **values,
         "background_counts_hz": counts,
+        "status": ["outside_validity"] if broken else ["ok"],
+        "reason": f"Outside of validity: {'; '.join(broken)}." if broken else "Within the validity of all models.",
     }
 
 
@@ -171,4 +180,5 @@ def as_table(budget: dict[str, Any]) -> str:
         "background_counts_hz": ("Background", 1.0, "counts/s"),
     }
     lines += [f"{label:<20} {scale * budget[name]:.4g} {unit}".rstrip() for name, (label, scale, unit) in names.items()]
+    lines += [budget["reason"]] if budget["status"] != ["ok"] else []
     return "\n".join(lines)

@@ -76,7 +76,7 @@ def read_counts(path: str | Path, study: Study) -> Counts:
         match = np.asarray(study.protocol.matching_probabilities())
     pulses = sent.sum() / match.sum()
     if study.run.block_size_z is None:
-        pulses = float(study.run.fixed_pulses(study.link))
+        pulses = float(study.run.joined_passes * study.run.fixed_pulses(study.link))
     mean = pulses * match[:, None] * np.asarray(study.link.source.intensity_probabilities)
     if has_sent and sent.sum() > pulses * (1 + 1e-9):
         found.append(Mistake(name, f"column `sent` sums to {sent.sum()}, but there are only {pulses:.15g} pulses"))

@@ -55,7 +55,9 @@ class Link:
         gate_ns = self.receiver.gate_ns()
         return 1.0 / self.source.pulse_rate_hz if gate_ns is None else gate_ns * 1e-9
 
-    def broken_assumptions(self) -> dict[str, Any]:
-        """What takes a result out of its validity: a sentence, and whether it applies; concrete values or not."""
-        of_channel = getattr(self.channel, "broken_assumptions", dict)
-        return {**of_channel(), **(self.receiver.broken_assumptions() if self.receiver.count_model == "exact" else {})}
+    def broken_assumptions(self, pulses: Any = None) -> dict[str, Any]:
+        """What takes a result of so many pulses out of its validity: a sentence, and whether it applies; concrete or not."""
+        found: dict[str, Any] = {}
+        if hasattr(self.channel, "broken_assumptions"):
+            found |= self.channel.broken_assumptions(self, pulses)
+        return found | (self.receiver.broken_assumptions() if self.receiver.count_model == "exact" else {})

@@ -258,7 +258,8 @@ def _draw_pass(fig: Figure, result: Result) -> None:
         key.plot(line.time_s, line.sifted_z, color=green)
         key.set_ylabel("Sifted Z so far")
     else:
-        key.plot(line.time_s, line.secret_key_bits, color=green, label="in expectation, had the block ended here")
+        ended = "the block" if (joined := study.run.joined_passes) == 1 else f"each of {joined:g} joined passes"
+        key.plot(line.time_s, line.secret_key_bits, color=green, label=f"in expectation, had {ended} ended here")
         bits, error = result.scalars["secret_key_bits"][0], result.scalars.get("secret_key_bits_standard_error")
         label = f"{'expected' if result.samplers[0] == 'expected' else 'sampled'}: {bits:,.0f} bit"
         key.errorbar(line.time_s[-1], bits, error, fmt="o", color=COLORS[6], markersize=4, capsize=3, label=label)

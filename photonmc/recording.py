@@ -28,6 +28,8 @@ def record_refusals(study: Study) -> Iterator[Mistake]:
         yield Mistake(axis.name, "is scanned, but a record belongs to one point")
     if max(study.values_of("run.realizations")) > 1:
         yield Mistake("run.realizations", f"must be 1 for {OPTION}")
+    if max(study.values_of("run.joined_passes")) > 1:
+        yield Mistake("run.joined_passes", f"must be 1 for {OPTION}")
     turned = getattr(study.link.channel, "polarization_rotation_deg", 0.0)
     if turned != 0.0:
         message = f"must be 0 for {OPTION}, which has no column for it, but is {turned:g}"

@@ -238,7 +238,7 @@ class Result:
         if self.tuned and commonest:
             said.append("No settings within the bounds were found that give a key.")
         if mask & BIT["outside_validity"]:
-            broken = self.study.at(index).link.broken_assumptions()
+            broken = self.study_at(index).broken_assumptions()
             why = [sentence for sentence, applies in broken.items() if applies]
             why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
             said.append(f"Outside of validity: {'; '.join(why)}.")

@@ -126,6 +126,16 @@ def one_length(get: Get, free: Bounds) -> Iterator[Mistake]:
         yield Mistake("run", f"give exactly one of {', '.join(names)}, but there {_are(given)}")
 
 
+def joined_passes(get: Get, free: Bounds) -> Iterator[Mistake]:
+    """Passes are joined of a channel that ends, whole ones, and no more pulses than a run may have."""
+    passes, path = get("run.joined_passes"), "run.joined_passes"
+    if path in free:
+        yield Mistake(path, "is a whole number, which cannot be optimized; scan it")
+    elif passes > 1 and get("channel.kind") not in WITH_END:
+        kinds = ", ".join(f'"{kind}"' for kind in WITH_END)
+        yield Mistake(path, f'must be 1 but for channel.kind = {kinds}, but is {passes:g} with "{get("channel.kind")}"')
+
+
 def duration_in_range(get: Get, free: Bounds) -> Iterator[Mistake]:
     """A duration holds as many pulses as a run may have."""
     duration, rate = get("run.duration_s"), get("source.pulse_rate_hz")
@@ -154,8 +164,14 @@ def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
             )
     if not longest >= 1.0 and math.isfinite(longest):
         yield Mistake(place, f"must hold one pulse at least, but the {what} is shorter than a pulse period")
-    elif longest > MAX_PULSES and math.isfinite(longest) and get("run.pulses") is None and get("run.duration_s") is None:
+    given = get("run.pulses"), get("run.duration_s")
+    one = next((value * unit for value, unit in zip(given, (1.0, rate), strict=True) if value is not None), longest)
+    joined = get("run.joined_passes")
+    if longest > MAX_PULSES and math.isfinite(longest) and given == (None, None):
         yield Mistake(place, f"holds {longest:g} pulses, but a run may have {MAX_PULSES:g}; give run.duration_s")
+    elif joined > 1 and joined * one > MAX_PULSES:
+        few = f"may join {MAX_PULSES:g} pulses at most, but {joined:g} times {one:g} are {joined * one:g}"
+        yield Mistake("run.joined_passes", few)
 
 
 def one_epsilon(get: Get, free: Bounds) -> Iterator[Mistake]:
@@ -278,6 +294,7 @@ RULES = (
     intensities_fit_the_analysis,
     dark_counts,
     one_length,
+    joined_passes,
     duration_in_range,
     gate_fits_the_period,
     within_the_record,

@@ -63,7 +63,7 @@ def _clicks_batch(study: Study, pulses: Any) -> Any:
     """Mean registered clicks of each detector, memory left aside."""
 
     def of(one: Study, number: Any) -> Any:
-        return number * detector_clicks(one.link, one.protocol, number)
+        return number * detector_clicks(one.link, one.protocol, number / one.run.joined_passes)
 
     return jax.vmap(of)(study, pulses)
 
@@ -72,6 +72,12 @@ def _clicks_batch(study: Study, pulses: Any) -> Any:
 def _gain_batch(study: Study) -> Any:
     """Probability of a sifted Z detection in a pulse, memory left aside."""
     return jax.vmap(lambda one: per_pulse(one.link, one.protocol).detections[0].sum())(study)
+
+
+@jax.jit
+def _broken_batch(study: Study) -> dict[str, Any]:
+    """Broken assumptions of points."""
+    return jax.vmap(Study.broken_assumptions)(study)
 
 
 @jax.jit
@@ -173,9 +179,11 @@ def total_pulses(study: Study) -> float | None:
     if study.run.block_size_z is not None:
         return None
     if not study.axes:
-        return float(study.run.fixed_pulses(study.link)) * study.run.realizations
-    per_point = study.values_of("run.pulses") if study.run.pulses is not None else None
-    return None if per_point is None else sum(per_point) * study.points / len(per_point) * study.run.realizations
+        return float(study.run.fixed_pulses(study.link)) * study.run.joined_passes * study.run.realizations
+    if study.run.pulses is None or len(passes := study.values_of("run.joined_passes")) > 1:
+        return None
+    per_point = study.values_of("run.pulses")
+    return sum(per_point) * study.points / len(per_point) * passes[0] * study.run.realizations
 
 
 def expected_pulses(study: Study) -> float:
@@ -252,7 +260,8 @@ def _simulate_batch(points: np.ndarray, batch: Study, progress: Progress, listen
     for index, (key, stop) in enumerate(zip(point_keys, stops, strict=True)):
         one = _point(dataclasses.replace(kernel, run=as_asked), index)
         samplers.append(chosen_sampler(one))
-        drawn = _drawn(samplers[-1], key, one, realizations, stop, progress, listener)
+        passes = int(one.run.joined_passes)
+        drawn = _joined(_drawn(samplers[-1], key, one, realizations * passes, stop, progress, listener), passes)
         gathered.append(drawn)
         if realizations == 1 and batch.security is not None:
             found, errors[index] = _key_and_error(key, drawn, kernel, index, stop)
@@ -306,6 +315,18 @@ def _drawn(
         chunks.append(zeros)
     pulses, tally, clicks, bounds, _ = zip(*chunks, strict=True)
     return Drawn(np.concatenate(pulses), np.concatenate(tally), np.concatenate(clicks), max(bounds), stopped)
+
+
+def _joined(drawn: Drawn, passes: int) -> Drawn:
+    """Blocks of several passes each, those that a stop cut short included; their bounds add up."""
+    if passes == 1:
+        return drawn
+
+    def sums(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, passes, *array.shape[1:]).sum(axis=1)
+
+    bound = min(1.0, passes * drawn.pooling_error_bound)
+    return Drawn(sums(drawn.pulses), sums(drawn.tally), sums(drawn.detector_clicks), bound, drawn.stopped)
 
 
 def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray] | None = None) -> Part:
@@ -401,8 +422,8 @@ def _key_and_error(
     sampled = drawn.pulses[0] > 0
     redrawn = jax.tree.map(lambda array: np.repeat(array, REDRAWS, axis=0), counts)
     if sampled:
-        if drawn.stopped:
-            stop = int(drawn.pulses[0]), None
+        if stop[0] is not None or drawn.stopped:
+            stop = int(drawn.pulses[0]), None  # of all joined passes, or until the stop
         silent, right = counts.sent - counts.detections, counts.detections - counts.errors
         table = np.stack([silent, right, counts.errors], axis=-1)[0, :, :, None] / counts.pulses[0]
         redrawn = counts_from_tally(*draw_tally(rng, table, REDRAWS, *stop))
@@ -455,7 +476,7 @@ def _keys(
 def _cautions(batch: Study, points: int, stopped: np.ndarray | None) -> np.ndarray:
     """Status bits that do not come from the counts: proofs whose assumptions the receiver breaks, and runs that stopped."""
     mask = np.zeros(points, np.int64)
-    for applies in batch.link.broken_assumptions().values():
+    for applies in _broken_batch(kernel_study(batch)).values():
         mask |= np.where(applies, BIT["outside_validity"], 0)
     return mask if stopped is None else mask | np.where(stopped, BIT["partial"], 0)
 

@@ -100,6 +100,12 @@ class Study:
             return dataclasses.replace(self, link=dataclasses.replace(self.link, **{str(section): new}))
         return dataclasses.replace(self, **{str(section): new})
 
+    def broken_assumptions(self) -> dict[str, Any]:
+        """What takes a result out of its validity: a sentence, and whether it applies; for a study of one point."""
+        with jax.enable_x64(True):
+            pulses = None if self.run.block_size_z is not None else self.run.fixed_pulses(self.link)
+            return self.link.broken_assumptions(pulses)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of points along each axis; empty for a study of one point."""
@@ -172,7 +178,8 @@ def value_at(study: Study, path: str) -> Any:
 
 def kernel_study(study: Study) -> Study:
     """Copy without what kernels do not read (marks, seed, sampler), so that those never cause a compilation."""
-    run = Run(study.run.pulses, study.run.duration_s, study.run.block_size_z, pooling_error=study.run.pooling_error)
+    run, words = study.run, ("sampler", "generator", "realizations", "seed")
+    run = dataclasses.replace(run, **{name: getattr(Run, name) for name in words})
     return dataclasses.replace(study, run=run, axes=(), free=())
 
 

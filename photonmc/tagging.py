@@ -79,6 +79,8 @@ def tag_refusals(study: Study) -> Iterator[Mistake]:
         yield Mistake(axis.name, "is scanned, but time tags belong to one point")
     if max(study.values_of("run.realizations")) > 1:
         yield Mistake("run.realizations", "must be 1 for time tags")
+    if max(study.values_of("run.joined_passes")) > 1:
+        yield Mistake("run.joined_passes", "must be 1 for time tags")
     if study.link.receiver.count_model != "exact":
         yield Mistake("receiver.count_model", 'must be "exact" for time tags')
     if not study.axes and not study.free:

@@ -37,8 +37,8 @@ class Timeline(NamedTuple):
         clicks_hz: Registered clicks of both detectors; NaN for a paper's count model, which does not tell [Hz].
         sifted_z_hz: Sifted Z detections [Hz].
         qber_z: QBER in Z.
-        sifted_z: Sifted Z detections so far.
-        secret_key_bits: Key of a block that ends at this time, None without an analysis [bit].
+        sifted_z: Sifted Z detections so far; of all joined passes.
+        secret_key_bits: Key of a block whose passes end at this time, None without an analysis [bit].
     """
 
     time_s: np.ndarray
@@ -123,7 +123,7 @@ def timeline(study: Study) -> Timeline:
         time = np.concatenate([-later[:0:-1], later])
 
         def so_far(per_pulse: np.ndarray) -> np.ndarray:
-            pieces = 0.5 * (per_pulse[1:] + per_pulse[:-1]) * (later[1] * rate)
+            pieces = 0.5 * (per_pulse[1:] + per_pulse[:-1]) * (later[1] * rate * float(study.run.joined_passes))
             return np.concatenate([0.0 * per_pulse[:1], np.cumsum(pieces, axis=0)])
 
         counts = jax.tree.map(so_far, mean)

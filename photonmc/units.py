@@ -52,6 +52,21 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True)
+class Whole(Range):
+    """Interval of a number that has no fraction."""
+
+    def contains(self, value: float) -> bool:
+        """Whether a number lies in the interval and is whole; never for NaN."""
+        return super().contains(value) and value == math.floor(value)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, whole numbers alone"
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        return super().__get_pydantic_json_schema__(schema, handler) | {"multipleOf": 1}
+
+
+@dataclasses.dataclass(frozen=True)
 class Several(Range):
     """Interval of a value that may also be a list, one entry per detector (`entries=2`) or per trap (any number)."""
 

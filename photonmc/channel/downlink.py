@@ -17,6 +17,7 @@ from photonmc.channel.diffraction import emitted_share, gauss, gaussian_share
 from photonmc.channel.interpolation import bicubic, cubic
 from photonmc.channel.selection import course, nodes_above
 from photonmc.channel.slant_path import SlantPath
+from photonmc.channel.validity import doubts
 from photonmc.contracts import ChannelState, quadrature, record
 from photonmc.errors import ConfigError, Mistake
 from photonmc.units import probability_from_rate, static, transmittance_from_db
@@ -153,11 +154,10 @@ class _Pass(SlantPath, abc.ABC):
                 "kept_share": min(kept, 1.0),  # but for rounding
             }
 
-    def broken_assumptions(self) -> dict[str, Any]:
-        """Where the models of the air are doubtful."""
-        return {
-            "below 10 degrees of elevation flat layers and straight rays are doubtful": self.min_elevation_deg < 10.0,
-        }
+    def broken_assumptions(self, link: Link, pulses: Any = None) -> dict[str, Any]:
+        """Where in a run the models of the air are doubtful."""
+        ends = self.orbit().elevation(jnp.stack([self._half_s(link, pulses), jnp.zeros(())]))
+        return doubts(self, ends, 1e-9 * link.source.wavelength_nm)
 
     # States
 
