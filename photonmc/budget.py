@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, airmass
-from photonmc.channel.downlink import drawn_factors, shortest_time_s
+from photonmc.channel.trajectories import drawn_factors, shortest_time_s
 from photonmc.channel.validity import doubts
 from photonmc.errors import ConfigError, Mistake
 from photonmc.files import save_columns, unusable_file

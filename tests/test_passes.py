@@ -18,7 +18,7 @@ import photonmc as pm
 from photonmc import fields
 from photonmc.budget import fading_samples
 from photonmc.channel import diffraction, fading, validity
-from photonmc.channel.downlink import shortest_time_s
+from photonmc.channel.trajectories import shortest_time_s
 from photonmc.contracts import quadrature
 
 CONFIG = ROOT / "configs" / "downlink.toml"

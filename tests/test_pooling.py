@@ -18,7 +18,7 @@ from photonmc.contracts import ChannelState, counts_from_tally
 from photonmc.sampling.blocks import draw_blocks
 from photonmc.sampling.expected import tally_probabilities
 from photonmc.sampling.interpolation import Series, interpolate
-from photonmc.sampling.moments import Moments
+from photonmc.sampling.moments import Moments, moments
 from photonmc.sampling.places import blind_probabilities, place_probabilities, places_of
 from photonmc.sampling.pooling import pool, pooling_bound
 
@@ -222,6 +222,29 @@ def test_pool_by_terms_is_pool_by_tables(quantities, target):
     np.testing.assert_array_equal(fast.lengths, slow.lengths)
     np.testing.assert_allclose(fast.tables, slow.tables, rtol=1e-9, atol=1e-20)
     np.testing.assert_allclose(fast.bound, slow.bound, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("halvings", [10, 24])
+def test_moments_of_one_quantity_are_those_of_the_tables(halvings):
+    """On a fine grid, crowded or nearly empty; a cell that holds one value has no spread at all."""
+    rng = generator(14)
+    transmittance, rows = satellite(6000, rng)
+    transmittance[1::7] = transmittance[::7][: transmittance[1::7].size]
+    states, lengths = np.stack([transmittance, np.full(6000, 1e-6)], axis=1), rng.integers(1, 10**6, 6000)
+    series = interpolate(lambda some: rows(some[:, 0], some[:, 1]), lengths, states).tables
+    grid = ((transmittance - transmittance.min()) / np.ptp(transmittance) * (2**halvings - 1)).astype(np.int64)[:, None]
+    cells, fast = moments(series, lengths, states, grid)
+    table = rows(*states.T)
+    for cell, pulses, mean, spread in zip(cells[:, 0], *fast, strict=True):
+        inside = grid[:, 0] == cell
+        exact = np.average(table[inside], axis=0, weights=lengths[inside])
+        assert pulses == lengths[inside].sum()
+        np.testing.assert_allclose(mean, exact, rtol=1e-9, atol=1e-20)
+        if np.ptp(transmittance[inside]) == 0.0:
+            assert not spread.any()
+        elif cell % 20 == 0:
+            around = (lengths[inside, None] * (table[inside] - exact) ** 2).sum(axis=0)
+            np.testing.assert_allclose(spread, around, rtol=1e-6, atol=1e-22 * pulses)
 
 
 def test_pool_of_equal_states_is_exact():

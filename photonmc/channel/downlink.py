@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -14,9 +13,9 @@ import numpy as np
 
 from photonmc.channel import beams, fading
 from photonmc.channel.diffraction import emitted_share, gauss, gaussian_share
-from photonmc.channel.interpolation import bicubic, cubic
 from photonmc.channel.selection import course, nodes_above
 from photonmc.channel.slant_path import SlantPath
+from photonmc.channel.trajectories import drawn, elevations_to, plan_of, shortest_time_s
 from photonmc.channel.validity import doubts
 from photonmc.contracts import ChannelState, quadrature, record
 from photonmc.errors import ConfigError, Mistake
@@ -29,16 +28,8 @@ if TYPE_CHECKING:
 
 TIME_NODES = 24
 """Nodes of the quadrature over half a pass."""
-GRID = 129
-"""Times of half a pass at which what changes slowly is computed; blocks lie between them."""
-OFFSETS = 257
-"""Pointing offsets at which the collected share is computed."""
-NORMAL_REACH = 8.5
-"""Standard deviations to which the laws of fading are tabulated; beyond lie 2e-17 of all blocks."""
 MOST_BLOCKS = 10**7
 """Most blocks of a pass; each takes some hundred bytes."""
-LONGEST_BLOCK_S = 0.1
-"""Longest block [s], however slowly the fading changes."""
 
 
 class Slow(NamedTuple):
@@ -130,7 +121,7 @@ class _Pass(SlantPath, abc.ABC):
 
     def block_lengths(self, link: Link, pulses: int) -> np.ndarray:
         """Blocks no longer than either correlation time, all of one length but the last."""
-        elevations = _elevations(self, float(self._half_s(link, pulses)))
+        elevations = elevations_to(self, float(self._half_s(link, pulses)))
         shortest = float(shortest_time_s(self, elevations, 1e-9 * link.source.wavelength_nm))
         length = max(1, int(shortest * float(link.source.pulse_rate_hz) * (1.0 + 1e-9)))
         whole, rest = divmod(pulses, length)
@@ -211,7 +202,7 @@ class _Pass(SlantPath, abc.ABC):
 
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """One pass: pointing and scintillation as correlated processes, block after block."""
-        factors = _drawn(key, _plan_of(self, link, lengths), len(lengths))
+        factors = drawn(key, plan_of(self, link, lengths), len(lengths))
         transmittance: Any = np.asarray(jnp.minimum(factors.pointing * factors.scintillation * factors.still, 1.0))
         states = _dark_state(link)  # but for the transmittance the same in all blocks
         constant = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), lengths.shape), states)
@@ -225,201 +216,8 @@ def _dark_state(link: Link) -> ChannelState:
 
 
 @jax.jit
-def _elevations(channel: _Pass, last_s: Any) -> Any:
-    """Elevations from culmination to a time after it [rad]."""
-    return channel.orbit().elevation(last_s * jnp.linspace(0.0, 1.0, GRID))
-
-
-@jax.jit
-def shortest_time_s(channel: _Pass, elevations: Any, wavelength: Any) -> Any:
-    """Shorter of the correlation times at elevations, for which a block may hold [s]."""
-    coherence = jax.vmap(lambda at: channel.coherence_s(channel.path(at, wavelength), at, wavelength))(elevations)
-    longest: Any = LONGEST_BLOCK_S
-    if channel.pointing_correlation_time_ms is not None:
-        longest = jnp.minimum(longest, 1e-3 * channel.pointing_correlation_time_ms)
-    return jnp.minimum(jnp.min(coherence), longest)
-
-
-@jax.jit
 def _best_mean(channel: _Pass, wavelength: Any, half_s: Any) -> Any:
     return course(channel, wavelength, half_s).best()
-
-
-class Factors(NamedTuple):
-    """Transmittance of each block up to the receiver: perfectly pointed and still, times pointing, times scintillation."""
-
-    still: Any
-    pointing: Any
-    scintillation: Any
-
-
-class Plan(NamedTuple):
-    """What all passes over the same blocks have in common; blocks in lanes, see `fading.by_lane`.
-
-    Attributes:
-        still: Transmittance up to the receiver, perfectly pointed and still.
-        row: Where each block lies between the elevations of the table of pointing factors.
-        jitter: Standard deviation of the beam's center, each axis, in columns of that table.
-        boresight: Its constant offset, in columns.
-        factor: Collected share by elevation and offset, relative to the perfectly pointed beam.
-        follows: Correlation of the pointing of each block with that of the one before it.
-        decay: That of the scintillation.
-        spread: Standard deviation of the logarithm of a log-normal scintillation, or None.
-        quantiles: Logarithms of both factors of a gamma-gamma scintillation, by elevation and Gaussian number; or empty.
-        ellipses: What an elliptic beam needs, or None.
-    """
-
-    still: Any
-    row: Any
-    jitter: Any
-    boresight: Any
-    factor: Any
-    follows: Any
-    decay: Any
-    spread: Any
-    quantiles: tuple[Any, ...]
-    ellipses: Elliptic | None
-
-
-class Elliptic(NamedTuple):
-    """Elliptic beam in each block, in lanes.
-
-    Attributes:
-        law: Of its ellipses.
-        share: Collected share of the perfectly pointed beam.
-        column_m: Pointing offset of one column [m].
-        annulus: Diameters of the receiver and of what is obscured [m].
-    """
-
-    law: beams.Ellipses
-    share: Any
-    column_m: Any
-    annulus: tuple[Any, Any]
-
-
-@jax.jit
-def planned(channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Plan:
-    """Plan of passes.
-
-    Args:
-        channel: Whose laws are drawn from.
-        wavelength: Of the light [m].
-        elevations: Grid on which what changes slowly is computed, four at least [rad].
-        place: Where each block lies between them, in grid points.
-        steps: Duration of each block [s].
-    """
-    normals = NORMAL_REACH * jnp.linspace(-1.0, 1.0, OFFSETS)
-
-    def at(elevation: Any) -> tuple[Any, ...]:
-        slow = channel.slow(elevation, wavelength)
-        offsets = slow.reach() * jnp.linspace(0.0, 1.0, OFFSETS)
-        still = channel.still_share(elevation, slow.distance, wavelength)
-        factor = channel.shares(elevation, slow.distance, offsets, wavelength) / still
-        law: Any = ()
-        if channel.fading == "gamma_gamma":
-            law = tuple(fading.log_gamma_quantile(normals, shape) for shape in fading.gamma_shapes(slow.rytov))
-        elif channel.fading == "elliptic_beam":
-            law = channel.ellipses(elevation, slow, wavelength)
-        return slow, still, factor, law
-
-    slow, still, factor, law = jax.lax.map(at, elevations)
-    row = fading.by_lane(place)
-    coherence = cubic(row, slow.coherence_s)
-    pointing_s = coherence if channel.pointing_correlation_time_ms is None else 1e-3 * channel.pointing_correlation_time_ms
-    apart = fading.by_lane(jnp.concatenate([steps[:1], 0.5 * (steps[1:] + steps[:-1])]))
-    column = (OFFSETS - 1) / slow.reach()
-    spread = cubic(row, jnp.sqrt(jnp.log1p(slow.index))).astype(jnp.float32) if channel.fading == "lognormal" else None
-    ellipses = None
-    if channel.fading == "elliptic_beam":
-        law, share, width = jax.tree.map(lambda values: cubic(row, values), (law, still, 1.0 / column))
-        ellipses = Elliptic(law, share, width, channel.annulus())
-    return Plan(
-        still=cubic(row, slow.steady * still),
-        row=row.astype(jnp.float32),
-        jitter=cubic(row, slow.jitter * column).astype(jnp.float32),
-        boresight=cubic(row, slow.boresight * column).astype(jnp.float32),
-        factor=factor.astype(jnp.float32),
-        follows=jnp.exp(-apart / pointing_s),
-        decay=jnp.exp(-apart / coherence),
-        spread=spread,
-        quantiles=tuple(table.astype(jnp.float32) for table in law) if channel.fading == "gamma_gamma" else (),
-        ellipses=ellipses,
-    )
-
-
-def _drawn(key: Any, plan: Plan, blocks: int) -> Factors:
-    """Fading of the blocks of one pass, in steps whose results are stored: one compiled whole works them out repeatedly."""
-    key_pointing, key_light = jax.random.split(key)
-    centers = _processes(key_pointing, plan.follows, 2)
-    if plan.ellipses is not None:
-        return _factors(plan, _elliptic(key_light, plan, centers), None, blocks)
-    offset = _offset(plan, centers)
-    pointing = _bicubic(plan.row, offset, plan.factor)
-    scintillation: Any = None
-    if plan.quantiles:
-        columns = _columns(_processes(key_light, plan.decay, 2))
-        scintillation = [_bicubic(plan.row, column, table) for column, table in zip(columns, plan.quantiles, strict=True)]
-    elif plan.spread is not None:
-        scintillation = _processes(key_light, plan.decay, 1)
-    return _factors(plan, pointing, scintillation, blocks)
-
-
-_processes = jax.jit(fading.ornstein_uhlenbeck, static_argnums=2)
-_bicubic = jax.jit(bicubic)
-
-
-@jax.jit
-def _offset(plan: Plan, centers: Any) -> Any:
-    offset = jnp.hypot(plan.boresight + plan.jitter * centers[0], plan.jitter * centers[1])
-    return jnp.minimum(offset, OFFSETS - 1.0)
-
-
-@jax.jit
-def _elliptic(key: Any, plan: Plan, centers: Any) -> Any:
-    assert plan.ellipses is not None
-    law, share, column, annulus = plan.ellipses
-    x, y = column * (plan.boresight + plan.jitter * centers[0]), column * plan.jitter * centers[1]
-    return law.draw(key, plan.decay, x, y, *annulus) / share
-
-
-@jax.jit
-def _columns(normals: Any) -> Any:
-    return jnp.clip(0.5 + normals / (2.0 * NORMAL_REACH), 0.0, 1.0) * (OFFSETS - 1)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _factors(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Factors:
-    if plan.ellipses is None:
-        pointing = jnp.clip(pointing, 0.0, plan.factor.max())  # cubics overshoot at the edge of a disc
-    light = jnp.ones_like(pointing)
-    if plan.quantiles:
-        light = jnp.exp(sum(scintillation))
-    elif plan.spread is not None:
-        light = jnp.exp(plan.spread * scintillation[0] - 0.5 * plan.spread**2)
-    factors = Factors(plan.still, pointing, light)
-    return jax.tree.map(lambda leaf: fading.in_order(leaf, blocks).astype(jnp.float64), factors)
-
-
-def drawn_factors(key: Any, channel: _Pass, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Factors:
-    """Fading of one pass; arguments as of `planned`."""
-    return _drawn(key, planned(channel, wavelength, elevations, place, steps), len(place))
-
-
-def _plan_of(channel: _Pass, link: Link, lengths: np.ndarray) -> Plan:
-    """Plan of a channel, kept for the next pass of the same."""
-    leaves, structure = jax.tree.flatten(channel)
-    numbers = tuple(float(leaf) for leaf in leaves)
-    rate, wavelength = float(link.source.pulse_rate_hz), 1e-9 * float(link.source.wavelength_nm)
-    return _plan(structure, numbers, wavelength, rate, lengths.tobytes())
-
-
-@functools.lru_cache(maxsize=1)
-def _plan(structure: Any, numbers: tuple[float, ...], wavelength: float, rate: float, lengths_of: bytes) -> Plan:
-    channel, lengths = jax.tree.unflatten(structure, numbers), np.frombuffer(lengths_of, np.int64)
-    ends = np.cumsum(lengths)
-    times = np.abs(ends - 0.5 * lengths - 0.5 * ends[-1]) / rate  # from culmination, on which a run is centered
-    last = max(float(times.max()), 1e-9)
-    return planned(channel, wavelength, _elevations(channel, last), times / last * (GRID - 1), lengths / rate)
 
 
 @record

@@ -114,9 +114,6 @@ def log_gamma_quantile(normal: Any, shape: Any) -> Any:
 def ornstein_uhlenbeck(key: Key[Array, ""], decay: Any, count: int) -> Float[Array, "process ..."]:
     """Independent Gaussian processes of variance 1 whose neighboring blocks are correlated by `decay` (theory 3.4).
 
-    Each lane begins at 0, and how much of its beginning is left at each step is kept beside; then the lanes are joined one
-    after another.
-
     Args:
         key: Of the random numbers.
         decay: Correlation of each block with the one before it, shape (block,), or (step, lane) as from `by_lane`; that of
@@ -128,25 +125,41 @@ def ornstein_uhlenbeck(key: Key[Array, ""], decay: Any, count: int) -> Float[Arr
     """
     if decay.ndim == 1:
         return in_order(ornstein_uhlenbeck(key, by_lane(decay), count), decay.size)
-    steps, lanes = decay.shape
+    return correlated(jnp.stack(gaussian(key, decay.shape, count), axis=1), decay)
+
+
+def gaussian(key: Key[Array, ""], shape: tuple[int, int], count: int) -> list[Float[Array, "step lane"]]:
+    """Independent Gaussian numbers of blocks in lanes, of 4 processes at most, float32."""
+    steps, lanes = shape
     place = jnp.arange(lanes, dtype=jnp.uint32) * np.uint32(steps) + jnp.arange(steps, dtype=jnp.uint32)[:, None]
-    kept = jnp.where(place == 0, 0.0, decay)
+    words = philox4x32((place, jnp.uint32(0), jnp.uint32(0), jnp.uint32(0)), tuple(jax.random.bits(key, (2,), jnp.uint32)))
+    return [_normal(word) for word in words[:count]]
+
+
+def correlated(noise: Float[Array, "step process lane"], decay: Float[Array, "step lane"]) -> Float[Array, "process ..."]:
+    """Processes whose neighboring blocks are correlated, from numbers that are not.
+
+    Each lane begins at 0, and how much of its beginning is left at each step is kept beside; then the lanes are joined one
+    after another.
+    """
+    steps, lanes = decay.shape
+    first = (jnp.arange(steps)[:, None] == 0) & (jnp.arange(lanes) == 0)
+    kept = jnp.where(first, 0.0, decay)
     fresh = jnp.sqrt(1.0 - kept**2).astype(jnp.float32)[:, None]
     kept = kept.astype(jnp.float32)
-    words = philox4x32((place, jnp.uint32(0), jnp.uint32(0), jnp.uint32(0)), tuple(jax.random.bits(key, (2,), jnp.uint32)))
-    noise = jnp.stack([_normal(word) for word in words[:count]], axis=1) * fresh
 
     def within(carry: Any, step: Any) -> tuple[Any, Any]:
         left, x = carry[0] * step[0], carry[1] * step[0] + step[1]
         return (left, x), (left, x)
 
-    begin = jnp.ones(lanes, jnp.float32), jnp.zeros((count, lanes), jnp.float32)
-    _, (left, x) = jax.lax.scan(within, begin, (kept, noise))
+    processes = noise.shape[1]
+    begin = jnp.ones(lanes, jnp.float32), jnp.zeros((processes, lanes), jnp.float32)
+    _, (left, x) = jax.lax.scan(within, begin, (kept, noise * fresh))
 
     def between(end: Any, lane: Any) -> tuple[Any, Any]:
         return lane[0] * end + lane[1], end
 
-    _, before = jax.lax.scan(between, jnp.zeros(count, jnp.float32), (left[-1], x[-1].T))
+    _, before = jax.lax.scan(between, jnp.zeros(processes, jnp.float32), (left[-1], x[-1].T))
     return jnp.moveaxis(x + left[:, None, :] * before.T, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Interpolation, differentiable: cubic on uniform grids, and few nodes of a quadrature in place of many."""
+"""Interpolation, differentiable: on uniform grids, and few nodes of a quadrature in place of many."""
 
 from __future__ import annotations
 
@@ -29,15 +29,13 @@ def cubic(place: Any, values: Any) -> Any:
     return sum(weight * values[first + shift] for shift, weight in enumerate(weights))
 
 
-def bicubic(row: Any, column: Any, values: Any) -> Any:
-    """The same on a grid of two dimensions."""
-    first, weights = _neighbors(row, values.shape[0])
-    left, across = _neighbors(column, values.shape[1])
-    return sum(
-        weight * other * values[first + shift, left + aside]
-        for shift, weight in enumerate(weights)
-        for aside, other in enumerate(across)
-    )
+def linear_by_cubic(row: Any, column: Any, values: Any) -> Any:
+    """Values of a table, linear between its rows and cubic along them."""
+    above = jnp.clip(row.astype(jnp.int32), 0, values.shape[0] - 2)
+    left, weights = _neighbors(column, values.shape[1])
+    share, flat, place = row - above, values.ravel(), above * values.shape[1] + left
+    upper, lower = (sum(w * flat[place + (shift + k)] for k, w in enumerate(weights)) for shift in (0, values.shape[1]))
+    return upper + share * (lower - upper)
 
 
 def condensed(values: Any, weights: Any, count: int) -> tuple[Any, Any]:

@@ -31,6 +31,8 @@ MOST_NODES = 2048
 
 MOST_OF_ONE = 64
 """Nodes of one quantity above which the same holds."""
+ALONE = 200_000
+"""Products of numbers in a matrix product that a library of linear algebra leaves to one thread."""
 
 
 class Interpolated(NamedTuple):
@@ -72,13 +74,19 @@ class Series:
         at = 2.0 * (values - self.low[0]) / self.width[0] - 1.0
         coefficients, found = self.coefficients, []
         for k in range(order + 1):
-            found.append(chebvander(at, coefficients.shape[0] - 1) @ coefficients)
+            found.append(_product(chebvander(at, coefficients.shape[0] - 1), coefficients))
             coefficients = chebder(coefficients, axis=0) * (2.0 / (self.width[0] * (k + 1)))
         return found
 
     def __call__(self, states: np.ndarray) -> np.ndarray:
         """Tables of states, shape (state, place)."""
         return np.maximum(self.terms(states) @ self.coefficients, 0.0)
+
+
+def _product(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Matrix product in pieces so small that no library starts threads for them, which would cost more than the product."""
+    step = max(1, ALONE // columns.size)
+    return np.concatenate([rows[start : start + step] @ columns for start in range(0, max(1, rows.shape[0]), step)])
 
 
 def interpolate(

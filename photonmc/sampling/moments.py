@@ -126,29 +126,37 @@ def _moments_of_one(series: Series, lengths: np.ndarray, states: np.ndarray, gri
     """Moments where one quantity varies, from its own moments in each cell, which are small.
 
     With p = sum_k a_k x^k around the mean of the cell, the mean is a_0 + a_2 <x^2> + a_3 <x^3>, and the spread
-    a_1^2 <x^2> + 2 a_1 a_2 <x^3> + (a_2^2 + 2 a_1 a_3) <x^4> - a_2^2 <x^2>^2.
+    a_1^2 <x^2> + 2 a_1 a_2 <x^3> + (a_2^2 + 2 a_1 a_3) <x^4> - a_2^2 <x^2>^2. Moments around that mean come from those
+    around one of the cell's own values, which is as near: no digits are lost, and a cell of one value has none but zeros.
     """
-    first, cell = _number(grid[:, 0])
-    size, weights, quantity = first.size, lengths.astype(np.float64), states[:, series.varying[0]]
-    pulses = np.bincount(cell, weights)
-    centre = quantity[first]
-    x = quantity - centre[cell]
-    shift = np.bincount(cell, weights * x) / pulses
-    centre = centre + shift
-    x -= shift[cell]
-    powers = [np.zeros(size)] * 2
-    weighted = weights * x
-    for _ in range(3):
-        weighted = weighted * x
-        powers.append(np.bincount(cell, weighted) / pulses)
-    a = series.expansion(centre, 3)
-    second, third, fourth = (power[:, None] for power in powers[2:])
+    quantity, code, names = states[:, series.varying[0]], np.ascontiguousarray(grid[:, 0]), None
+    if code.max() >= code.size:
+        names, code = np.unique(code, return_inverse=True)
+    some = np.full(int(code.max()) + 1, np.nan)
+    some[code] = quantity
+    cells = np.flatnonzero(~np.isnan(some))
+    x = some[code]
+    np.subtract(quantity, x, out=x)
+    weighted = lengths.astype(np.float64)
+    pulses = np.bincount(code, weighted)[cells]
+    around = []
+    for _ in range(4):
+        weighted *= x
+        around.append(np.bincount(code, weighted)[cells] / pulses)
+    shift, second, third, fourth = around
+    fourth += shift * (shift * (6.0 * second - 3.0 * shift**2) - 4.0 * third)
+    third += shift * (2.0 * shift**2 - 3.0 * second)
+    second -= shift**2
+    a = series.expansion(some[cells] + shift, 3)
+    second, third, fourth = (np.maximum(second, 0.0)[:, None], third[:, None], fourth[:, None])
     means = np.maximum(a[0] + a[2] * second + a[3] * third, 0.0)
     spreads = a[1] ** 2 * second + 2.0 * a[1] * a[2] * third + (a[2] ** 2 + 2.0 * a[1] * a[3]) * fourth
     spreads -= (a[2] * second) ** 2
-    total = np.zeros(size, dtype=np.int64)
-    np.add.at(total, cell, lengths)
-    return grid[first], Moments(total, means, np.maximum(spreads, 0.0) * pulses[:, None])
+    total = np.zeros(some.size, dtype=np.int64)
+    np.add.at(total, code, lengths)
+    return (cells if names is None else names[cells])[:, None], Moments(
+        total[cells], means, np.maximum(spreads, 0.0) * pulses[:, None]
+    )
 
 
 def _merge(lengths: np.ndarray, means: np.ndarray, spreads: np.ndarray | float, starts: np.ndarray) -> Moments:

@@ -109,13 +109,14 @@ def pool(tables: Tables, lengths: np.ndarray, states: np.ndarray, target: float 
     if not lengths.all():
         tables = tables[lengths > 0] if isinstance(tables, np.ndarray) else tables
         states, lengths = states[lengths > 0], lengths[lengths > 0]
-    varying = np.flatnonzero((states != states[:1]).any(axis=0))
+    varying = tables.varying if isinstance(tables, Series) else np.flatnonzero((states != states[:1]).any(axis=0))
     if not isinstance(tables, Series) or target <= 0.0 or not varying.size:
         tables, lengths, states = distinct(tables, lengths, states, varying)
     if target <= 0.0 or lengths.size <= 1:
         return Pooled(rows_of(tables, states, slice(None)), lengths, 0.0)
     roots = np.sqrt(states[:, varying])
-    roots = (roots - roots.min(axis=0)) / np.maximum(np.ptp(roots, axis=0), 1e-300)
+    roots -= roots.min(axis=0)
+    roots /= np.maximum(roots.max(axis=0), 1e-300)
     level = np.zeros(varying.size, dtype=np.int64)  # halvings of each quantity
     depth = np.full_like(level, min(DEPTH_OF_ONE, DEPTH // level.size))  # those of the fine grid
     bound = 1.0
