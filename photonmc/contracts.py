@@ -41,7 +41,7 @@ class ChannelState:
     Attributes:
         transmittance: Power transmittance from Alice's exit to the receiver's entrance.
         noise_click_probability: Click probability per gate and detector that the channel adds (background light).
-        misalignment_error: Probability, added to the receiver's, that a photon leaves for the wrong detector.
+        misalignment_error: Probability, independent of the receiver's, that a photon leaves for the wrong detector.
     """
 
     transmittance: Float[Array, ...]

@@ -72,9 +72,14 @@ def test_pass_geometry():
 
         turned = np.linalg.norm(sight(time + step) - sight(time - step)) / (2 * step)
         assert below.slew(elevation) == pytest.approx(turned, rel=1e-6)
-    turning = geometry.rate_over_ground(500e3, np.radians(97.4), np.radians(40.0))
-    assert turning == pytest.approx(np.hypot(geometry.orbital_rate(500e3), geometry.EARTH_ROTATION * np.cos(np.radians(40)))
-                                    , rel=0.02)  # fmt: skip
+    for inclination, latitude in np.radians([(97.4, 40.0), (51.6, -48.0), (55.0, 0.0), (60.0, 60.0)]):
+        axis = np.array([0.0, -np.sin(inclination), np.cos(inclination)])  # of the orbit, whose node lies along x
+        turns = float(geometry.orbital_rate(500e3)) * axis - np.array([0.0, 0.0, geometry.EARTH_ROTATION])
+        along = np.arcsin(np.sin(latitude) / np.sin(inclination))
+        place = [np.cos(along), np.cos(inclination) * np.sin(along), np.sin(inclination) * np.sin(along)]
+        exact = np.linalg.norm(np.cross(turns, place))
+        assert place[2] == pytest.approx(np.sin(latitude))
+        assert geometry.rate_over_ground(500e3, inclination, latitude) == pytest.approx(exact, rel=1e-12)
     slopes = jax.grad(lambda c: geometry.Orbit(500e3, c, 0.0, 1e-3).elevation(0.0))(ZENITH)
     assert np.isfinite(slopes)
 

@@ -377,6 +377,8 @@ def test_run_of_a_pass(cli):
         (["channel.min_elevation_deg=9.0", "run.duration_s=100.0"], None),
         (["channel.receiver_aperture_m=0.1", "channel.min_elevation_deg=10.0"], validity.STRONG),
         (["channel.receiver_aperture_m=0.02", 'channel.fading="gamma_gamma"', "channel.cn2_ground=1e-15"], None),
+        (["channel.earth_rotation=true", "channel.inclination_deg=130.0", "channel.latitude_deg=51.0"], None),
+        (["channel.earth_rotation=true", "channel.inclination_deg=130.0", "channel.latitude_deg=-53.0"], validity.FAR),
         (["channel.divergence_urad=0.1", "channel.excess_loss_per_airmass_db=0.0"], validity.CUT),
     ],
 )

@@ -81,6 +81,9 @@ def orbital_rate(altitude_m: Any) -> Any:
 
 
 def rate_over_ground(altitude_m: Any, inclination: Any, latitude: Any) -> Any:
-    """Angular rate over a station that turns with the Earth (theory 1.2) [rad/s]."""
+    """Angular rate over a station that turns with the Earth (theory 1.2) [rad/s].
+
+    It is the length of (orbit n - Earth z) x r for a unit vector r of that latitude in the orbit's plane, whose normal is n.
+    """
     orbit, station = orbital_rate(altitude_m), EARTH_ROTATION * jnp.cos(latitude)
-    return jnp.sqrt(orbit**2 + station**2 - 2.0 * orbit * EARTH_ROTATION * jnp.cos(latitude) * jnp.cos(inclination))
+    return jnp.sqrt(orbit**2 + station**2 - 2.0 * orbit * EARTH_ROTATION * jnp.cos(inclination))

@@ -15,6 +15,8 @@ STRONG = "the scintillation index of weak turbulence exceeds 1 behind this apert
 """Why results of laws of weak turbulence are doubtful."""
 CUT = "scintillation lifts the transmittance above 1, where it is cut off"
 """Why results with little loss are doubtful."""
+FAR = "no orbit of this inclination culminates so high over this latitude"
+"""Why results of an orbit that does not come near are doubtful."""
 LEAST_SURE_DEG = 10.0
 """Elevation from which on the air may be taken for flat layers [deg]."""
 WEAK = ("lognormal", "elliptic_beam")
@@ -35,6 +37,10 @@ def doubts(channel: Any, elevations: Any, wavelength: Any) -> dict[str, Any]:
     """
     slow = jax.lax.map(lambda elevation: channel.slow(elevation, wavelength), elevations)
     found = {FLAT: (jnp.degrees(elevations) < LEAST_SURE_DEG - 1e-6).any()}
+    if channel.earth_rotation:
+        north = jnp.radians(jnp.minimum(channel.inclination_deg, 180.0 - channel.inclination_deg))
+        beyond = jnp.radians(jnp.abs(channel.latitude_deg)) - north
+        found[FAR] = beyond > channel.orbit().earth_angle(channel.orbit().culmination) + 1e-9
     if channel.fading in WEAK:
         found[STRONG] = (slow.index > 1.0).any()
     if channel.fading in SCINTILLATING:

@@ -98,8 +98,9 @@ class ActiveBasis:
         return common * zero, common * one
 
     def wrong_fraction(self, state: ChannelState) -> Float[Array, ""]:
-        """Probability that a photon goes to the wrong detector, in the basis that Alice chose."""
-        return self.misalignment_error + state.misalignment_error
+        """Probability that a photon goes to the wrong detector, in the basis that Alice chose: by one error, not by both."""
+        own, way = self.misalignment_error, state.misalignment_error
+        return own + way - 2.0 * own * way
 
     def noise_probabilities(self, state: ChannelState) -> Float[Array, "detector ..."]:
         """Probability that dark counts or background fire each detector in one gate: either of two independent events."""
