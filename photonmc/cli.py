@@ -17,11 +17,14 @@ from photonmc import __version__
 
 if TYPE_CHECKING:
     from photonmc.errors import Mistake
+    from photonmc.progress import Progress
     from photonmc.results import Result
     from photonmc.study import Study
 
-STOPPED = (130, 143)
-"""Exit codes after Ctrl-C and after SIGTERM."""
+STOPPED = (129, 130, 143)
+"""Exit codes after SIGHUP, Ctrl-C and SIGTERM."""
+INTERRUPTED = 130
+"""That after Ctrl-C."""
 _INTERRUPTED: list[bool] = []
 """Whether Ctrl-C came while nothing was ready to be stopped in order."""
 MOST_MISTAKES = 100
@@ -119,7 +122,7 @@ def run(
     if time_tags is not None:
         print(f"wrote {time_tags}", file=sys.stderr)
     _deliver(result, out, force, json_)
-    return STOPPED[0] if result.stopped.any() else 0
+    return _code(progress)
 
 
 @app.command
@@ -170,13 +173,20 @@ def optimize(
     out: Out = [],  # noqa: B006
     force: Force = False,
     json_: Json = False,
-) -> None:
+) -> int:
     """Tune the settings marked { optimize = [low, high] } for the most secret key per pulse."""
     import photonmc.tuning
+    from photonmc.progress import Progress
 
     overrides = [*set_, *_run_overrides(seed, sampler)]
     study = _study(config, overrides, out, force, photonmc.tuning.optimize_refusals)
-    _deliver(photonmc.tuning.optimize(study), out, force, json_)
+    progress = Progress(photonmc.tuning.total_steps(study), sys.stderr, "steps")
+    if _INTERRUPTED:
+        raise KeyboardInterrupt
+    with progress.taking_interrupts():
+        result = photonmc.tuning.optimize(study, progress=progress)
+    _deliver(result, out, force, json_)
+    return _code(progress)
 
 
 @app.command
@@ -244,6 +254,10 @@ def presets() -> None:
 
     for name in preset_names():
         print(f"preset:{name:<14} {preset_text(name).splitlines()[0].lstrip('# ')}")
+
+
+def _code(progress: Progress) -> int:
+    return 128 + progress.stop_signal if progress.stopped else 0
 
 
 def _run_overrides(seed: str | None, sampler: str | None) -> list[str]:
@@ -332,7 +346,7 @@ def _keep_compiled_kernels() -> None:
 def _interrupt(*_: object) -> None:
     _INTERRUPTED.append(True)  # should a callback of the garbage collector swallow the exception
     if len(_INTERRUPTED) > 1:
-        os._exit(STOPPED[0])
+        os._exit(INTERRUPTED)
     raise KeyboardInterrupt
 
 
@@ -342,7 +356,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("SIGTERM", "SIGHUP"):  # so that files half written are removed
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda *_: sys.exit(STOPPED[1]))
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -353,7 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not _INTERRUPTED:
             raise
         print("photonmc: interrupted", file=sys.stderr)  # in the middle of an import, which fails in its own way
-        code = STOPPED[0]
+        code = INTERRUPTED
     if code in STOPPED:  # jax may still compute on threads of its own, which crash a shutdown in order
         sys.stdout.flush()
         sys.stderr.flush()
@@ -389,7 +403,7 @@ def _exit_code(arguments: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         print("photonmc: interrupted", file=sys.stderr)
-        return STOPPED[0]
+        return INTERRUPTED
     except (OSError, MemoryError) as error:
         print(f"photonmc: failed: {error or type(error).__name__}", file=sys.stderr)
         return 1

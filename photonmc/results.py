@@ -210,7 +210,7 @@ class Result:
         """Sentence that says why there is no key, or where there is one, why this sampler was taken."""
         sampler = f"{self.samplers[index]}: {SAMPLER_REASONS[str(self.samplers[index])]}."
         if self.stopped[index]:
-            sampler += " It was stopped before its end; what was sampled so far is kept."
+            sampler += f" {self._stop()}"
         if self.keys is None:
             return sampler
         mask = int(self.keys.status[index])
@@ -234,7 +234,7 @@ class Result:
         commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
         said = [sentences[word] for word in commonest] or [sampler]
         if commonest and self.stopped[index]:
-            said.append("The run was stopped before its end; what was sampled so far is kept.")
+            said.append(self._stop())
         if self.tuned and commonest:
             said.append("No settings within the bounds were found that give a key.")
         if mask & BIT["outside_validity"]:
@@ -248,6 +248,10 @@ class Result:
                 f'"yin_safe" gives {float(self.keys.yin_safe[index]):.0f} bit.'
             )
         return " ".join(said)
+
+    def _stop(self) -> str:
+        what, kept = ("search", "the best settings") if self.tuned else ("run", "what was sampled")
+        return f"The {what} was stopped before its end; {kept} so far {'are' if self.tuned else 'is'} kept."
 
     def to_dict(self) -> dict[str, Any]:
         """All points as plain Python data: one object, or `{"points": [...]}` with scan axes."""

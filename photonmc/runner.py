@@ -329,17 +329,28 @@ def _joined(drawn: Drawn, passes: int) -> Drawn:
     return Drawn(sums(drawn.pulses), sums(drawn.tally), sums(drawn.detector_clicks), bound, drawn.stopped)
 
 
-def expected_part(points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray] | None = None) -> Part:
-    """Expectation, and its keys, of stacked points, at the settings found for them where those were tuned."""
+def expected_part(
+    points: np.ndarray, batch: Study, tuned: dict[str, np.ndarray] | None = None, stopped: bool = False
+) -> Part:
+    """Expectation, and its keys, of stacked points, at the settings found for them where those were tuned.
+
+    Args:
+        points: Their numbers.
+        batch: The points.
+        tuned: Settings by path.
+        stopped: Whether the search for them was stopped before its end.
+    """
     batch = batch.replace(tuned or {})
     kernel = kernel_study(batch)
     mean = jax.tree.map(np.asarray, _expected_batch(kernel))
     counts = jax.tree.map(lambda array: array[:, None], mean)
-    keys = None if batch.security is None else _keys(counts, batch, np.full(len(points), np.nan))
+    stops = np.full(len(points), stopped)
+    keys = None if batch.security is None else _keys(counts, batch, np.full(len(points), np.nan), stops)
     clicks = np.full((len(points), 2), np.nan)  # a paper's count model does not tell
     if batch.link.receiver.count_model == "exact":
         clicks = np.asarray(_clicks_batch(kernel, np.where(np.isfinite(mean.pulses), mean.pulses, 0.0)))
-    part = _part(points, batch, np.full(len(points), "expected"), mean, detector_clicks=clicks, keys=keys)
+    samplers = np.full(len(points), "expected")
+    part = _part(points, batch, samplers, mean, detector_clicks=clicks, stopped=stops, keys=keys)
     return part._replace(tuned=tuned or {})
 
 

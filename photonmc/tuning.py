@@ -9,13 +9,11 @@ import jax
 import numpy as np
 
 from photonmc.errors import ConfigError, Mistake
-from photonmc.optimizer import best_settings
+from photonmc.optimizer import best_settings, effort_for
+from photonmc.progress import Progress
 from photonmc.results import Result
 from photonmc.runner import assembled, expected_part
 from photonmc.study import Free, Study, checked, kernel_study
-
-BATCH = 256
-"""Points that are optimized together."""
 
 
 def optimize_refusals(study: Study) -> Iterator[Mistake]:
@@ -29,12 +27,22 @@ def optimize_refusals(study: Study) -> Iterator[Mistake]:
             yield Mistake("run.sampler", f'must be "auto" or "expected" to optimize, but is "{sampler}"')
 
 
-def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None) -> Result:
+def total_steps(study: Study) -> float:
+    """Steps of the search at all points of a study."""
+    return float(study.points * effort_for(study).steps)
+
+
+def optimize(
+    study: Study,
+    free: Mapping[str, tuple[float, float] | tuple[float, float, float]] | None = None,
+    progress: Progress | None = None,
+) -> Result:
     """Tune settings for the most expected secret key per pulse, at each point of a scan.
 
     Args:
         study: What to tune; the settings that its TOML marks with `optimize`, unless `free` names others.
         free: Settings to tune by path: (low, high) or (low, high, start).
+        progress: Is told of steps that are done, and may ask for a stop: the best settings so far come back, as `partial`.
 
     Returns:
         The expectation at the settings found (`tuned`), with the key recomputed by the plain analysis. It is never below
@@ -52,7 +60,8 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
         raise ConfigError(found)
     study = checked(study.replace({"run.sampler": "expected"}))
     parts = []
-    size = min(study.points, BATCH)
+    effort, progress = effort_for(study), progress or Progress()
+    size = min(study.points, effort.points)
     with jax.enable_x64(True):
         for points, batch in study.batches(size):
             # the last batch is filled up, so that one compilation serves all of them
@@ -60,7 +69,7 @@ def optimize(study: Study, free: Mapping[str, tuple[float, float] | tuple[float,
             padded = jax.tree.map(
                 lambda leaf, n=missing: np.concatenate([leaf, np.repeat(leaf[-1:], n, axis=0)]), kernel_study(batch)
             )
-            found_values = best_settings(padded, study.free, study.security.analysis)
+            found_values = best_settings(padded, study.free, study.security.analysis, effort, progress.advance)
             tuned = {mark.path: v[: len(points)] for mark, v in zip(study.free, found_values, strict=True)}
-            parts.append(expected_part(points, batch, tuned))
+            parts.append(expected_part(points, batch, tuned, progress.stopped))
     return assembled(study, parts)

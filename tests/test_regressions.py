@@ -210,9 +210,11 @@ def stopped(number, *options):
     return process.returncode, out, progress + err
 
 
-def test_terminated_runs_leave_nothing(tmp_path):
-    code, out, _ = stopped(signal.SIGTERM, "--sampler", "pulses", "--out", tmp_path / "x.json")
-    assert code == 143 and out == "" and list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_terminated_runs_keep_what_was_sampled(tmp_path, number, code):
+    found, out, _ = stopped(number, "--sampler", "pulses", "--out", tmp_path / "x.json", "--json")
+    assert found == code and "partial" in json.loads(out)["status"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 @pytest.mark.parametrize("sampler", ["pulses", "clicks"])
@@ -282,7 +284,7 @@ def test_a_stop_leaves_out_realizations_that_never_began():
 
     class InTheSecond(pm.Progress):
         def advance(self, pulses):
-            self.stopped = super().advance(pulses) or self.done >= 1.8e10
+            self.stop_signal = signal.SIGINT if super().advance(pulses) or self.done >= 1.8e10 else 0
             return self.stopped
 
     progress = InTheSecond()

@@ -1,5 +1,5 @@
 """Optimization of settings by gradient, through the finite-key length."""
 
-from photonmc.optimizer.search import best_settings
+from photonmc.optimizer.search import best_settings, effort_for
 
-__all__ = ["best_settings"]
+__all__ = ["best_settings", "effort_for"]

@@ -1,18 +1,21 @@
 """Search for the settings with the most key per pulse: quasi-random starts, Adam on the best, bounds tried at the end.
 
 Every point takes the same number of steps, whether it has a key or not, and all points go through one compiled program.
+Where each step integrates a whole pass anew, which takes a hundred times as long, fewer of them are made.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from photonmc.contracts import unwatched
 from photonmc.optimizer.coordinates import EDGE, INNER, Coordinates
 from photonmc.sampling.expected import expected
 from photonmc.study import Study, value_at
@@ -21,14 +24,28 @@ from photonmc.study_axes import Free
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-CANDIDATES = 384
-"""Quasi-random settings that are tried before the gradient search."""
-TRIALS = 64
-"""Settings that are scored at once."""
-LANES = 8
-"""Starts of the gradient search."""
-STEPS = 500
-"""Steps of Adam from every start."""
+
+class Effort(NamedTuple):
+    """How much is tried.
+
+    Attributes:
+        candidates: Quasi-random settings that are scored before the gradient search.
+        lanes: Starts of the gradient search, and settings that are scored at once.
+        steps: Steps of Adam from every start.
+        points: Points of a scan that are tuned together.
+    """
+
+    candidates: int
+    lanes: int
+    steps: int
+    points: int
+
+
+CHEAP = Effort(candidates=384, lanes=8, steps=500, points=256)
+COSTLY = Effort(candidates=128, lanes=4, steps=240, points=1)
+"""Effort where every step integrates the fading of a pass anew."""
+OUTSIDE = ("source.intensities", "source.intensity_probabilities", "protocol.")
+"""Settings that do not change what light a channel lets through."""
 FIRST_STEP = 0.3
 """Size of the first step, in coordinates."""
 
@@ -64,25 +81,6 @@ def _objective(coordinates: Coordinates, u: Float[Array, " coordinate"], study: 
     return jnp.where(jnp.isfinite(score), score, -jnp.inf)
 
 
-def _adam(coordinates: Coordinates, u: Any, study: Study) -> tuple[Any, Any]:
-    """Best coordinates and score along one path of Adam with a falling step size."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(FIRST_STEP, STEPS, alpha=1e-5), b1=0.9, b2=0.99)
-    value_and_slope = jax.value_and_grad(lambda at: _objective(coordinates, at, study))
-
-    def step(carry: Any, _: None) -> tuple[Any, None]:
-        u, state, best_u, best = carry
-        score, slope = value_and_slope(u)
-        better = score > best
-        best_u, best = jnp.where(better, u, best_u), jnp.where(better, score, best)
-        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-        updates, state = optimizer.update(-slope, state)
-        return (jnp.clip(optax.apply_updates(u, updates), -INNER, INNER), state, best_u, best), None
-
-    start = (u, optimizer.init(u), u, jnp.asarray(-jnp.inf, u.dtype))
-    (_, _, best_u, best), _ = jax.lax.scan(step, start, None, length=STEPS)
-    return best_u, best
-
-
 _Marks = ("free", "analysis")
 
 
@@ -96,22 +94,34 @@ def _starts(study: Study, free: tuple[Free, ...], analysis: str) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=_Marks)
-def _scores(u: Any, study: Study, free: tuple[Free, ...], analysis: str) -> Any:
-    """Scores of trial coordinates, shape (point, trial); what breaks a strict order scores nothing."""
+def _scores(u: Any, study: Study, free: tuple[Free, ...], analysis: str) -> tuple[Any, Any]:
+    """Scores of coordinates and their slopes, axes (point, lane): the one program that is costly to compile."""
     coordinates = _coordinates(study, free, analysis)
-
-    def score(at: Any, one: Study) -> Any:
-        allowed = coordinates.feasible(coordinates.values(at, one))
-        return jnp.where(allowed, _objective(coordinates, at, one), -jnp.inf)
-
-    return jax.vmap(lambda trials, one: jax.vmap(lambda at: score(at, one))(trials))(u, study)
+    score = jax.value_and_grad(functools.partial(_objective, coordinates))
+    return jax.vmap(jax.vmap(score, (0, None)))(u, study)
 
 
 @functools.partial(jax.jit, static_argnames=_Marks)
-def _climb(u: Any, study: Study, free: tuple[Free, ...], analysis: str) -> tuple[Any, Any]:
-    """Best coordinates and scores from each start, shape (point, lane, coordinate)."""
+def _feasible(u: Any, study: Study, free: tuple[Free, ...], analysis: str) -> Any:
+    """Whether coordinates keep strict orders, as those on a bound may not; axes (point, trial)."""
     coordinates = _coordinates(study, free, analysis)
-    return jax.vmap(lambda lanes, one: jax.vmap(lambda at: _adam(coordinates, at, one))(lanes))(u, study)
+    return jax.vmap(jax.vmap(lambda at, one: coordinates.feasible(coordinates.values(at, one)), (0, None)))(u, study)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _begun(u: Any, steps: int) -> Any:
+    return _adam(steps).init(u)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _stepped(u: Any, slope: Any, state: Any, steps: int) -> tuple[Any, Any]:
+    """Coordinates one step later; Adam treats each by itself, so that all points and lanes share its state."""
+    updates, state = _adam(steps).update(-jnp.where(jnp.isfinite(slope), slope, 0.0), state)
+    return jnp.clip(optax.apply_updates(u, updates), -INNER, INNER), state
+
+
+def _adam(steps: int) -> Any:
+    return optax.adam(optax.cosine_decay_schedule(FIRST_STEP, steps, alpha=1e-5), b1=0.9, b2=0.99)
 
 
 @functools.partial(jax.jit, static_argnames=_Marks)
@@ -123,38 +133,68 @@ def _placed(u: Any, study: Study, free: tuple[Free, ...], analysis: str) -> list
     return jax.vmap(values)(u, study)
 
 
-def best_settings(study: Study, free: tuple[Free, ...], analysis: str) -> list[np.ndarray]:
-    """Best values of the free settings, in their order, each of shape (point,), for stacked points; call with x64 on."""
+def effort_for(study: Study) -> Effort:
+    """How much is tried for the free settings of a study."""
+    within = any(not mark.path.startswith(OUTSIDE) for mark in study.free)
+    return COSTLY if within and study.link.channel.fluctuates else CHEAP
+
+
+def best_settings(
+    study: Study, free: tuple[Free, ...], analysis: str, effort: Effort, watch: Callable[[float], bool] = unwatched
+) -> list[np.ndarray]:
+    """Best values of the free settings, in their order, each of shape (point,), for stacked points; call with x64 on.
+
+    Args:
+        study: Stacked points.
+        free: Settings to tune.
+        analysis: Word of the security analysis.
+        effort: How much is tried.
+        watch: Is told of steps that were made, and says whether to stop, with the best so far.
+    """
     start = np.asarray(_starts(study, free, analysis))
     points, size = start.shape
-    slots = max(TRIALS, 2 * size)
+    study = jax.device_put(study)
 
     def scores(trials: np.ndarray) -> np.ndarray:
         """Scores of any number of trials, in pieces of one shape, so that there is one compilation."""
-        padding = -trials.shape[1] % slots
+        padding = -trials.shape[1] % effort.lanes
         full = np.concatenate([trials, np.repeat(trials[:, :1], padding, axis=1)], axis=1)
-        pieces = [full[:, first : first + slots] for first in range(0, full.shape[1], slots)]
-        found = np.concatenate([np.asarray(_scores(piece, study, free, analysis)) for piece in pieces], axis=1)
-        return found[:, : trials.shape[1]]
+        pieces = [full[:, first : first + effort.lanes] for first in range(0, full.shape[1], effort.lanes)]
+        found = np.concatenate([np.asarray(_scores(piece, study, free, analysis)[0]) for piece in pieces], axis=1)
+        allowed = np.asarray(_feasible(trials, study, free, analysis))
+        return np.where(allowed, found[:, : trials.shape[1]], -np.inf)
 
-    fractions = np.broadcast_to(_halton(CANDIDATES, size), (points, CANDIDATES, size))
+    def placed(u: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(values) for values in _placed(u, study, free, analysis)]
+
+    if watch(0.0):
+        return placed(start)
+    fractions = np.broadcast_to(_halton(effort.candidates, size), (points, effort.candidates, size))
     candidates = np.log(fractions) - np.log1p(-fractions)
     # the marked start always takes part, beside the most promising candidates
-    order = np.argsort(-scores(candidates), axis=1, kind="stable")[:, : LANES - 1, None]
-    lanes = np.concatenate([start[:, None], np.take_along_axis(candidates, order, axis=1)], axis=1)
-    found, score = (np.asarray(array) for array in _climb(lanes, study, free, analysis))
+    order = np.argsort(-scores(candidates), axis=1, kind="stable")[:, : effort.lanes - 1, None]
+    u = np.concatenate([start[:, None], np.take_along_axis(candidates, order, axis=1)], axis=1)
+    state, found, best_of = _begun(u, effort.steps), u, np.full(u.shape[:2], -np.inf)
+    for _ in range(effort.steps):
+        score, slope = map(np.asarray, _scores(u, study, free, analysis))
+        better = score > best_of
+        found, best_of = np.where(better[..., None], u, found), np.where(better, score, best_of)
+        stepped, state = _stepped(u, slope, state, effort.steps)
+        u = np.asarray(stepped)
+        if stopped := watch(float(points)):
+            break
     rows = np.arange(points)
-    top = score.argmax(axis=1)
-    u, best = found[rows, top], score[rows, top]
+    top = best_of.argmax(axis=1)
+    best_u, best = found[rows, top], best_of[rows, top]
     # settings go onto their bounds as long as that does not lose key
     on_bound = np.concatenate([np.eye(size, dtype=bool)] * 2)
     edge = np.repeat([EDGE, -EDGE], size)[:, None]
-    for _ in range(size):
-        moved = np.where(on_bound, edge, u[:, None])
+    for _ in range(0 if stopped else size):
+        moved = np.where(on_bound, edge, best_u[:, None])
         score = scores(moved)
         top = score.argmax(axis=1)
         better = score[rows, top] > best
-        u, best = np.where(better[:, None], moved[rows, top], u), np.where(better, score[rows, top], best)
+        best_u, best = np.where(better[:, None], moved[rows, top], best_u), np.where(better, score[rows, top], best)
         if not better.any():
             break
-    return [np.asarray(values) for values in _placed(u, study, free, analysis)]
+    return placed(best_u)
