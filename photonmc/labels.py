@@ -136,7 +136,7 @@ def dataset(result: Result) -> xarray.Dataset:
             )
     if (keys := result.keys) is not None:
         data |= {n: variable((), v, *LABELS[n]) for n, v in keys.terms.items()}
-        data["status"] = variable((), keys.status.astype(np.uint16), "Status", "1")
+        data["status"] = variable((), result.status_masks.astype(np.uint16), "Status", "1")
         data["status"][2].update(
             flag_masks=np.array([1 << i for i in range(len(WORDS))], np.uint16), flag_meanings=" ".join(WORDS)
         )

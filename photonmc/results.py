@@ -71,6 +71,7 @@ class Result:
             NaN where that is not known.
         pooling_error_bound: Bound on the total-variation error of pooled blocks, shape (point,); 0 where none were pooled.
         stopped: Whether a point was stopped before its end, shape (point,).
+        cautions: Status bits of models and proofs whose assumptions the link breaks, shape (point,).
         realizations: Independent blocks at each point, shape (point,).
         keys: Keys, or None for a study without a security analysis.
         tuned: Values found by `optimize`, by path, shape (point,).
@@ -85,6 +86,7 @@ class Result:
     detector_clicks: np.ndarray
     pooling_error_bound: np.ndarray
     stopped: np.ndarray
+    cautions: np.ndarray
     realizations: np.ndarray
     keys: Keys | None
     tuned: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -178,9 +180,14 @@ class Result:
 
     def status(self, index: int = 0) -> list[str]:
         """Words of the status of a point."""
-        if self.keys is not None:
-            return words(int(self.keys.status[index]))
-        return ["partial" if self.stopped[index] else "ok"]
+        return words(int(self.status_masks[index]))
+
+    @property
+    def status_masks(self) -> np.ndarray:
+        """Status of each point as a mask of `photonmc.status.BIT`, shape (point,)."""
+        partial = np.where(self.stopped, BIT["partial"], 0)
+        own = np.where(self.stopped, 0, BIT["ok"]) if self.keys is None else self.keys.status
+        return own | partial | self.cautions
 
     def rows(self, index: int) -> Iterator[dict[str, Any]]:
         """Rows of the counts table of a point: basis, intensity, sent, detections, errors."""
@@ -212,8 +219,8 @@ class Result:
         if self.stopped[index]:
             sampler += f" {self._stop()}"
         if self.keys is None:
-            return sampler
-        mask = int(self.keys.status[index])
+            return f"{sampler}{self._invalid(index)}"
+        mask = int(self.status_masks[index])
         free = float(self.keys.fluctuation_free[index])
         detections = self.counts.detections[index].sum(axis=-1) / self.realizations[index]
         errors = self.counts.errors[index].sum(axis=-1) / self.realizations[index]
@@ -237,17 +244,20 @@ class Result:
             said.append(self._stop())
         if self.tuned and commonest:
             said.append("No settings within the bounds were found that give a key.")
-        if mask & BIT["outside_validity"]:
-            broken = self.study_at(index).broken_assumptions()
-            why = [sentence for sentence, applies in broken.items() if applies]
-            why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
-            said.append(f"Outside of validity: {'; '.join(why)}.")
         if mask & BIT["sampling_bound_unsafe"]:
             said.append(
                 f"Not certified: with fewer than 1000 X errors the Fung sampling bound can be too low; "
                 f'"yin_safe" gives {float(self.keys.yin_safe[index]):.0f} bit.'
             )
-        return " ".join(said)
+        return f"{' '.join(said)}{self._invalid(index)}"
+
+    def _invalid(self, index: int) -> str:
+        if not self.status_masks[index] & BIT["outside_validity"]:
+            return ""
+        broken = self.study_at(index).broken_assumptions()
+        why = [sentence for sentence, applies in broken.items() if applies]
+        why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
+        return f" Outside of validity: {'; '.join(why)}."
 
     def _stop(self) -> str:
         what, kept = ("search", "the best settings") if self.tuned else ("run", "what was sampled")

@@ -11,24 +11,22 @@ import numpy as np
 
 from photonmc.contracts import Counts, Drawn, Truth, counts_from_tally, truth_from_tally
 from photonmc.errors import ConfigError, Mistake
-from photonmc.labels import QUANTILES
+from photonmc.keys import key_and_error, keys_of
 from photonmc.progress import Progress
-from photonmc.random import fold_name, host_generator, point_key
+from photonmc.random import point_key
 from photonmc.results import Keys, Result
 from photonmc.sampling.clicks import sample_clicks
 from photonmc.sampling.codes import HIDDEN, Record
-from photonmc.sampling.counts import draw_tally, sample_counts
+from photonmc.sampling.counts import sample_counts
 from photonmc.sampling.expected import detector_clicks, expected, per_pulse
 from photonmc.sampling.pulses import sample_pulses
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security.keyrate import Key, key_of_counts
-from photonmc.status import BIT, NO_KEY
+from photonmc.status import BIT
 from photonmc.study import Study, checked, is_concrete, kernel_study, require_x64_for_tracers
 
 BATCH = 1 << 15
 """Points times realizations whose keys are computed at once."""
-REDRAWS = 200
-"""Multinomial redraws behind the standard error of one realization."""
 
 
 class Part(NamedTuple):
@@ -43,6 +41,7 @@ class Part(NamedTuple):
     detector_clicks: np.ndarray
     pooling_error_bound: np.ndarray
     stopped: np.ndarray
+    cautions: np.ndarray
     keys: Keys | None
     realizations: np.ndarray
     tuned: dict[str, np.ndarray]
@@ -83,16 +82,6 @@ def _broken_batch(study: Study) -> dict[str, Any]:
 @jax.jit
 def _key_kernel(counts: Counts, study: Study) -> Key:
     return key_of_counts(counts, study.link, study.protocol, study.security)
-
-
-@jax.jit
-def _key_batch(counts: Counts, study: Study) -> Key:
-    """Keys of points (first axis) and their realizations (second axis)."""
-
-    def realizations(many: Counts, one: Study) -> Key:
-        return jax.vmap(lambda counted: key_of_counts(counted, one.link, one.protocol, one.security))(many)
-
-    return jax.vmap(realizations)(counts, study)
 
 
 def expected_counts(study: Study) -> Counts:
@@ -220,7 +209,7 @@ def analyze(counts: Counts, study: Study) -> Result:
     batched = jax.tree.map(lambda leaf: np.asarray(leaf)[None, None], counts)
     with jax.enable_x64(True):
         _, batch = next(study.batches(1))
-        keys = _keys(batched, batch, np.full(1, np.nan))
+        keys = keys_of(batched, batch, np.full(1, np.nan))
     summed = jax.tree.map(lambda array: array[:, 0], batched)
     return assembled(study, [_part(np.array([0]), batch, np.array(["measured"]), summed, keys=keys)])
 
@@ -264,12 +253,12 @@ def _simulate_batch(points: np.ndarray, batch: Study, progress: Progress, listen
         drawn = _joined(_drawn(samplers[-1], key, one, realizations * passes, stop, progress, listener), passes)
         gathered.append(drawn)
         if realizations == 1 and batch.security is not None:
-            found, errors[index] = _key_and_error(key, drawn, kernel, index, stop)
+            found, errors[index] = key_and_error(key, drawn, kernel, index, stop)
             single.append(found)
     counts = jax.tree.map(lambda *arrays: np.stack(arrays), *(counts_from_tally(d.pulses, d.tally) for d in gathered))
     stopped = np.array([drawn.stopped for drawn in gathered])
     key_of_each = jax.tree.map(lambda *arrays: np.concatenate(arrays), *single) if single else None
-    keys = None if batch.security is None else _keys(counts, batch, errors, stopped, key_of_each)
+    keys = None if batch.security is None else keys_of(counts, batch, errors, key_of_each)
     return _part(
         points,
         batch,
@@ -345,7 +334,7 @@ def expected_part(
     mean = jax.tree.map(np.asarray, _expected_batch(kernel))
     counts = jax.tree.map(lambda array: array[:, None], mean)
     stops = np.full(len(points), stopped)
-    keys = None if batch.security is None else _keys(counts, batch, np.full(len(points), np.nan), stops)
+    keys = None if batch.security is None else keys_of(counts, batch, np.full(len(points), np.nan))
     clicks = np.full((len(points), 2), np.nan)  # a paper's count model does not tell
     if batch.link.receiver.count_model == "exact":
         clicks = np.asarray(_clicks_batch(kernel, np.where(np.isfinite(mean.pulses), mean.pulses, 0.0)))
@@ -379,6 +368,7 @@ def _part(
         detector_clicks=np.full((len(points), 2), np.nan) if detector_clicks is None else detector_clicks,
         pooling_error_bound=nothing if pooling_error_bound is None else pooling_error_bound,
         stopped=nothing > 0 if stopped is None else stopped,
+        cautions=_cautions(batch, len(points)),
         keys=keys,
         realizations=np.broadcast_to(realizations, len(points)),
         tuned={},
@@ -421,75 +411,12 @@ def _blind_pulses(kernel: Study, block: int) -> float:
     return float(shortest) * max(0, block // at_once - 1)
 
 
-def _key_and_error(
-    key: Any, drawn: Drawn, kernel: Study, index: int, stop: tuple[int | None, int | None]
-) -> tuple[Key, float]:
-    """Key of one realization, and the standard deviation of its length over multinomial redraws of the counts.
-
-    Both in one batch, so that there is one kernel to compile.
-    """
-    rng = host_generator(fold_name(key, "standard_error"))
-    counts = counts_from_tally(drawn.pulses, drawn.tally)
-    sampled = drawn.pulses[0] > 0
-    redrawn = jax.tree.map(lambda array: np.repeat(array, REDRAWS, axis=0), counts)
-    if sampled:
-        if stop[0] is not None or drawn.stopped:
-            stop = int(drawn.pulses[0]), None  # of all joined passes, or until the stop
-        silent, right = counts.sent - counts.detections, counts.detections - counts.errors
-        table = np.stack([silent, right, counts.errors], axis=-1)[0, :, :, None] / counts.pulses[0]
-        redrawn = counts_from_tally(*draw_tally(rng, table, REDRAWS, *stop))
-    both = jax.tree.map(lambda first, others: np.concatenate([first, others])[None].astype(np.float64), counts, redrawn)
-    one = jax.tree.map(lambda leaf: leaf[index : index + 1], kernel)
-    keys = jax.device_get(_key_batch(both, one))
-    error = float(np.std(keys.secret_key_bits[0, 1:], ddof=1)) if sampled else np.nan
-    return jax.tree.map(lambda array: array[:, :1], keys), error
-
-
-def _keys(
-    counts: Counts, batch: Study, standard_error: np.ndarray, stopped: np.ndarray | None = None, key: Key | None = None
-) -> Keys:
-    """Keys of points and realizations, summed up over the realizations; those that a stop left out do not count."""
-    real = jax.tree.map(lambda array: array.astype(np.float64), counts)
-    key = jax.device_get(_key_batch(real, kernel_study(batch))) if key is None else key
-    done = real.pulses > 0
-    done = done | ~done.any(axis=1, keepdims=True)
-    bits, status = key.secret_key_bits, np.where(done, key.status, 0)
-    reasons = np.stack([(status & BIT[word] > 0).sum(axis=1) for word in NO_KEY], axis=1)
-    commonest = np.where(reasons.any(axis=1), np.array([BIT[word] for word in NO_KEY])[reasons.argmax(axis=1)], 0)
-    sifted = real.detections[:, :, 0].sum(axis=-1)
-    with np.errstate(invalid="ignore"):
-        per_pulse = np.where(np.isfinite(real.pulses), bits / real.pulses, 0.0)
-
-    def quantiles(values: np.ndarray) -> np.ndarray:
-        if done.all():
-            return np.quantile(values, QUANTILES, axis=1).T
-        return np.stack([np.quantile(row[sampled], QUANTILES) for row, sampled in zip(values, done, strict=True)])
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.where(done, values, 0.0).sum(axis=1) / done.sum(axis=1)
-
-    return Keys(
-        bits=mean(bits),
-        bits_per_pulse=mean(per_pulse),
-        standard_error=standard_error,
-        fluctuation_free=mean(key.secret_key_bits_fluctuation_free),
-        yin_safe=mean(key.secret_key_bits_yin_safe),
-        terms={name: mean(values) for name, values in key.terms.items()},
-        status=np.bitwise_or.reduce(status, axis=1) | _cautions(batch, len(bits), stopped),
-        commonest=commonest,
-        bits_quantiles=quantiles(bits),
-        sifted_z_quantiles=quantiles(sifted),
-        probability_no_key=mean(bits <= 0),
-        bits_of_each=np.where(done, bits, np.nan),
-    )
-
-
-def _cautions(batch: Study, points: int, stopped: np.ndarray | None) -> np.ndarray:
-    """Status bits that do not come from the counts: proofs whose assumptions the receiver breaks, and runs that stopped."""
+def _cautions(batch: Study, points: int) -> np.ndarray:
+    """Status bits of models and proofs whose assumptions a link breaks."""
     mask = np.zeros(points, np.int64)
     for applies in _broken_batch(kernel_study(batch)).values():
         mask |= np.where(applies, BIT["outside_validity"], 0)
-    return mask if stopped is None else mask | np.where(stopped, BIT["partial"], 0)
+    return mask
 
 
 def assembled(study: Study, parts: list[Part]) -> Result:
@@ -516,6 +443,7 @@ def assembled(study: Study, parts: list[Part]) -> Result:
         detector_clicks=joined.detector_clicks,
         pooling_error_bound=joined.pooling_error_bound,
         stopped=joined.stopped,
+        cautions=joined.cautions,
         realizations=joined.realizations,
         keys=joined.keys,
         tuned=joined.tuned,
