@@ -141,6 +141,18 @@ def test_counts_of_a_pass():
         assert np.all(np.abs(getattr(drawn, name)[0] - exact) < Z_LIMIT * deviation)
 
 
+def test_passes_that_keep_no_block():
+    """Where pointing stays as it is, each pass keeps all or nothing; seed 4 keeps three of four, and 0.5 % more are found."""
+    still = "channel.pointing_correlation_time_ms=1e6", "run.realizations=4"
+    study = loaded(*SHORT, "selection={threshold_transmittance=0.9}", *still)
+    counts = pm.simulate(study, sampler="counts", seed=4).counts
+    assert counts.pulses[0] == 4 * 2_000_100
+    assert abs(counts.sent.sum() - 3 * 1_000_050) < Z_LIMIT * math.sqrt(3 * 500_025)  # half of all have equal bases
+    nothing = pm.simulate(study.replace({"run.realizations": 1}), sampler="counts", seed=9)
+    assert nothing.counts.pulses[0] == 2_000_100 and not nothing.counts.sent.any() and not nothing.counts.detections.any()
+    assert "no_key_block_size" in nothing.point()["status"] and nothing.keys.bits[0] == 0
+
+
 def recorded(tmp_path, rows, threshold, *overrides):
     (tmp_path / "pass.csv").write_text(f"time_s,loss_db,background_counts_hz\n{rows}")
     text = (ROOT / "configs" / "pass.toml").read_text()

@@ -125,6 +125,9 @@ class Laws:
             chosen = jax.tree.unflatten(structure, list(values.T))
             return np.asarray(_tables(self._link, self._protocol, chosen, self.places.index, self.places.tally.size))
 
+        if not kept.any():
+            nowhere = np.zeros((0, self.places.tally.size))
+            return Law(self.places, nowhere, lengths[kept], left_out=int(lengths.sum()))
         if len(lengths) > 1 or not kept.all():
             assert self._memory.none
             left_out = 0 if kept.all() else int(lengths[~kept].sum())
