@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from photonmc.errors import Mistake, suggestion
 from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown, split_path_or_none
 from photonmc.study import MAX_POINTS, Axis, Free, out_of_range
+from photonmc.units import Whole
 
 MARKS = {"scan": {"scan", "scale", "zip"}, "values": {"values", "zip"}, "optimize": {"optimize", "start"}}
 """Keys that may stand together in a mark, by the key that names it."""
@@ -108,10 +108,8 @@ def _one_free(mark: dict[str, Json], path: str, field: Any, free: list[Free], fo
     else:
         if start is not None and not (_is_number(start) and bounds[0] <= start <= bounds[1]):
             found.append(Mistake(f"{path}.start", f"must lie in {shown(bounds)}, but is {shown(start)}"))
-        for bound in bounds if field is not None else ():
-            # a bound may stand where the range is open: the search stays inside
-            closed = dataclasses.replace(field.range, open_low=False, open_high=False)
-            found += (Mistake(path, f"bounds {m.message}") for m in out_of_range(path, bound, field._replace(range=closed)))
+        for bound in bounds if field is not None else ():  # which the search tries
+            found += (Mistake(path, f"bounds {m.message}") for m in out_of_range(path, bound, field))
     if len(found) > before:
         return None
     free.append(Free(path, float(bounds[0]), float(bounds[1]), None if start is None else float(start)))
@@ -133,6 +131,8 @@ def _fitting(values: np.ndarray, field: Any, path: str, found: list[Mistake]) ->
             found.append(Mistake(path, "must be scanned in whole numbers, but some values are not whole"))
             return None
         ends = [int(value) for value in ends]
+    if isinstance(field.range, Whole):
+        ends += [value for value in np.unique(values[values != np.floor(values)])[:10].tolist() if value not in ends]
     for value in ends:
         found += out_of_range(path, value, field)
     if any(not field.range.contains(value) for value in ends):

@@ -22,6 +22,22 @@ PASSES = ("downlink", "uplink")
 SELECTABLE = (*PASSES, "recorded")
 """Kinds of channels whose blocks can be selected."""
 Get = Callable[[str], Any]
+Rule = Callable[[Get, Any], Iterator[Mistake]]
+
+
+def not_monotone_in(*paths: str, most: int | None = None) -> Callable[[Rule], Rule]:
+    """Mark a rule whose limit the ends of a scanned axis do not speak for: what lies between is tried as well.
+
+    Args:
+        paths: Fields in which the limit is not monotone.
+        most: Values of an axis that are tried, evenly along it, where the limit is smooth; None for all of them.
+    """
+
+    def mark(rule: Rule) -> Rule:
+        rule.not_monotone_in = dict.fromkeys(paths, most)  # type: ignore[attr-defined]
+        return rule
+
+    return mark
 
 
 def _on_a_pass(get: Get) -> bool:
@@ -102,6 +118,7 @@ def rotation(get: Get, free: Any) -> Iterator[Mistake]:
             yield Mistake(f"channel.{name}", f"is read with earth_rotation = true alone, but is {value:g}")
 
 
+@not_monotone_in("source.wavelength_nm")
 def tabulated_air(get: Get, free: Any) -> Iterator[Mistake]:
     """The table of extinction has a few wavelengths and ends at 5 degrees."""
     if not (_on_a_pass(get) and get("channel.atmosphere") == "table"):
@@ -152,6 +169,7 @@ def tabulated_turbulence(get: Get, free: Any) -> Iterator[Mistake]:
             yield Mistake(f"channel.{name}", f"must be left out with cn2_profile, but is {value:g}")
 
 
+@not_monotone_in("channel.station_altitude_m", "channel.cn2_profile_m", most=100)
 def gamma_gamma_takes_a_point(get: Get, free: Any) -> Iterator[Mistake]:
     """The gamma-gamma law is that of a point: of a telescope that is smaller than what turbulence leaves coherent."""
     if not (_on_a_pass(get) and get("channel.fading") == "gamma_gamma" and get("?source.wavelength_nm")):

@@ -11,7 +11,7 @@ import numpy as np
 
 from photonmc.errors import Mistake
 from photonmc.fields import fields_of, join_path, record_class, split_path
-from photonmc.pass_rules import PASS_RULES, PASSES, may_have_background, pass_of
+from photonmc.pass_rules import PASS_RULES, PASSES, may_have_background, not_monotone_in, pass_of
 from photonmc.protocol.count_models import OF_A_PASS, READS
 from photonmc.sampling.run import MAX_PULSES
 from photonmc.security import ANALYSES
@@ -145,6 +145,7 @@ def duration_in_range(get: Get, free: Bounds) -> Iterator[Mistake]:
         )
 
 
+@not_monotone_in("channel.altitude_km", "channel.latitude_deg", most=100)  # the Earth turns below the satellite
 def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
     """A run is not longer than the channel's record, or pass."""
     pulses_of = get("channel")  # pulses that the channel lasts for, by pulse rate
@@ -327,7 +328,8 @@ def broken_rules(
     """Mistakes between fields, at every point of a scan.
 
     A rule is evaluated at each combination of the ends of the axes that it reads, and of no others: a scan of a million
-    lengths does not make the intensities be checked a million times. Optimized numbers are tried at both bounds.
+    lengths does not make the intensities be checked a million times. It is evaluated between the ends as well where it
+    says that it is not monotone (`photonmc.pass_rules.not_monotone_in`). Optimized numbers are tried at both bounds.
 
     Args:
         sections: Values by section and field, as in TOML.
@@ -337,10 +339,9 @@ def broken_rules(
         channel_pulses: Pulses that the channel lasts for, by pulse rate; None where that is not known.
     """
     bounds = {mark.path: mark for mark in free}
-    # limits are monotone in each number alone, so that its ends speak for all of an axis that is not zipped
-    ends = [_ends(axis) for axis in axes]
-    ends += (Axis(m.path, (m.path,), (np.array([m.low, m.high]),)) for m in free if "[" not in m.path)
+    optimized = [Axis(m.path, (m.path,), (np.array([m.low, m.high]),)) for m in free if "[" not in m.path]
     for rule in RULES:
+        tried = [*(_tried(axis, getattr(rule, "not_monotone_in", {})) for axis in axes), *optimized]
         used: tuple[Axis, ...] = ()
         while True:
             reads: set[str] = set()
@@ -354,18 +355,22 @@ def broken_rules(
                     continue
                 if len(found) > 20:
                     break
-            more = tuple(axis for axis in ends if axis not in used and any(_touches(axis, read) for read in reads))
+            more = tuple(axis for axis in tried if axis not in used and any(_touches(axis, read) for read in reads))
             if not more:
                 break
             used += more
         yield from found[:20]
 
 
-def _ends(axis: Axis) -> Axis:
-    values = axis.values[0]
-    if len(axis.paths) > 1 or values.dtype.kind not in "iuf":
+def _tried(axis: Axis, not_monotone: dict[str, int | None]) -> Axis:
+    """What of an axis a rule is tried at: where its limit is monotone, the ends speak for all numbers of one field."""
+    if len(axis.paths) > 1 or axis.values[0].dtype.kind not in "iuf":
         return axis
-    return Axis(axis.name, axis.paths, (np.array([values.min(), values.max()]),))
+    values = np.unique(axis.values[0])
+    most = next((most for path, most in not_monotone.items() if _touches(axis, path)), 2)
+    if most is not None and most < values.size:
+        values = values[np.linspace(0, values.size - 1, most).round().astype(np.int64)]
+    return Axis(axis.name, axis.paths, (values,))
 
 
 def _touches(axis: Axis, path: str) -> bool:

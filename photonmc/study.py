@@ -259,7 +259,7 @@ def checked(study: Study) -> Study:
                 found = list(out_of_range(f"{section}.{name}", value, fields_of(cls)[name]))
                 invalid |= {mistake.path for mistake in found}
                 mistakes += found
-    bad_marks = list(_bad_marks(study.free))
+    bad_marks = list(_bad_marks(study))
     mistakes += bad_marks
     if study.points > MAX_POINTS:
         mistakes.append(Mistake("", f"a scan may have {MAX_POINTS:g} points, but this one has {study.points:g}"))
@@ -271,12 +271,18 @@ def checked(study: Study) -> Study:
     return study
 
 
-def _bad_marks(free: tuple[Free, ...]) -> Iterator[Mistake]:
-    for mark in free:
+def _bad_marks(study: Study) -> Iterator[Mistake]:
+    for mark in study.free:
         if not mark.low < mark.high:
             yield Mistake(mark.path, f"bounds must be low < high, but are [{mark.low:g}, {mark.high:g}]")
-        elif not mark.low <= mark.first() <= mark.high:
+            continue
+        if not mark.low <= mark.first() <= mark.high:
             yield Mistake(f"{mark.path}.start", f"must lie in [{mark.low:g}, {mark.high:g}], but is {mark.first():g}")
+        section, name, *_ = split_path(mark.path)
+        cls: Any = type(study.section(str(section)))
+        field = fields_of(cls)[str(name)]._replace(is_list=False)
+        for bound in (mark.low, mark.high):
+            yield from (Mistake(mark.path, f"bounds {m.message}") for m in out_of_range(mark.path, bound, field))
 
 
 def _plain(leaf: Any) -> Any:

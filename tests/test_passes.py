@@ -333,6 +333,19 @@ def test_all_mistakes_at_once(cli, overrides, messages):
     assert_mistakes(cli, CONFIG, overrides, messages)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["source.wavelength_nm={values=[850, 1000, 1550]}"], 'source.wavelength_nm: must be within 5 nm of 785, 810, 850, 1550 for atmosphere = "table", but is 1000'),
+        (["channel.earth_rotation=true", "channel.inclination_deg=97.4", "channel.latitude_deg={scan=[-60, 60, 5]}", "run.duration_s=348"],
+         "run.duration_s: must not exceed the pass, which holds 347.8"),
+    ],
+)  # fmt: skip
+def test_mistakes_between_the_ends_of_a_scan(cli, overrides, message):
+    """Where the limit is not monotone: wavelengths of a table; passes, which are shortest over the equator."""
+    assert_mistakes(cli, CONFIG, overrides, [message])
+
+
 def test_what_a_pass_without_background_does_not_read(tmp_path):
     text = CONFIG.read_text()
     start, end = text.index("[background]"), text.index("[receiver]")
