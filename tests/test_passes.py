@@ -382,6 +382,17 @@ def test_run_of_a_pass(cli):
         assert np.all(np.abs(drawn - exact) < Z_LIMIT * np.sqrt(exact + fading_variance * exact**2))
 
 
+def test_run_without_light():
+    """Where 300 dB a passage of air leave no light, every pulse is still counted, and dark counts alone, at 1e-6."""
+    study = loaded("run.duration_s=100.0", "channel.coherence_time_ms=10.0", "channel.excess_loss_per_airmass_db=300.0")
+    drawn, mean = pm.simulate(study).counts, pm.expected_counts(study)
+    dark = -2.0 * np.expm1(-2e-9 * (25.0 + 0.5 * pm.link_budget(study.link, 60.0)["background_counts_hz"]))
+    assert mean.detections.sum() == pytest.approx(0.5e10 * dark, rel=1e-4) and mean.sent.sum() == pytest.approx(0.5e10)
+    for name in ("sent", "detections"):
+        exact = getattr(mean, name)
+        assert np.all(np.abs(getattr(drawn, name)[0] - exact) < Z_LIMIT * np.sqrt(exact))
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

@@ -224,17 +224,17 @@ def test_pool_by_terms_is_pool_by_tables(quantities, target):
     np.testing.assert_allclose(fast.bound, slow.bound, rtol=1e-6, atol=1e-14)
 
 
-@pytest.mark.parametrize("halvings", [10, 24])
-def test_moments_of_one_quantity_are_those_of_the_tables(halvings):
-    """On a fine grid, crowded or nearly empty; a cell that holds one value has no spread at all."""
+@pytest.mark.parametrize(("halvings", "unit"), [(10, 1.0), (24, 1.0), (10, 1e-150)])
+def test_moments_of_one_quantity_are_those_of_the_tables(halvings, unit):
+    """On a fine grid, crowded or nearly empty, in any unit; a cell that holds one value has no spread at all."""
     rng = generator(14)
     transmittance, rows = satellite(6000, rng)
     transmittance[1::7] = transmittance[::7][: transmittance[1::7].size]
-    states, lengths = np.stack([transmittance, np.full(6000, 1e-6)], axis=1), rng.integers(1, 10**6, 6000)
-    series = interpolate(lambda some: rows(some[:, 0], some[:, 1]), lengths, states).tables
+    states, lengths = np.stack([unit * transmittance, np.full(6000, 1e-6)], axis=1), rng.integers(1, 10**6, 6000)
+    series = interpolate(lambda some: rows(some[:, 0] / unit, some[:, 1]), lengths, states).tables
     grid = ((transmittance - transmittance.min()) / np.ptp(transmittance) * (2**halvings - 1)).astype(np.int64)[:, None]
     cells, fast = moments(series, lengths, states, grid)
-    table = rows(*states.T)
+    table = rows(transmittance, states[:, 1])
     for cell, pulses, mean, spread in zip(cells[:, 0], *fast, strict=True):
         inside = grid[:, 0] == cell
         exact = np.average(table[inside], axis=0, weights=lengths[inside])

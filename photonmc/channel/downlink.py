@@ -203,7 +203,7 @@ class _Pass(SlantPath, abc.ABC):
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """One pass: pointing and scintillation as correlated processes, block after block."""
         factors = drawn(key, plan_of(self, link, lengths), len(lengths))
-        transmittance: Any = np.asarray(jnp.minimum(factors.pointing * factors.scintillation * factors.still, 1.0))
+        transmittance: Any = np.asarray(jnp.clip(factors.pointing * factors.scintillation * factors.still, 0.0, 1.0))
         states = _dark_state(link)  # but for the transmittance the same in all blocks
         constant = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), lengths.shape), states)
         return dataclasses.replace(constant, transmittance=transmittance)

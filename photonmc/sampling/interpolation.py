@@ -70,12 +70,15 @@ class Series:
         return _basis(2.0 * (states[:, self.varying] - self.low) / self.width - 1.0, self.nodes)
 
     def expansion(self, values: np.ndarray, order: int) -> list[np.ndarray]:
-        """Taylor coefficients of the tables at values of the one quantity that varies, each of shape (value, place)."""
+        """Taylor coefficients of the tables at values of the one quantity that varies, each of shape (value, place).
+
+        They are those in the quantity as a part of its range, so that none overflows where that is narrow.
+        """
         at = 2.0 * (values - self.low[0]) / self.width[0] - 1.0
         coefficients, found = self.coefficients, []
         for k in range(order + 1):
             found.append(_product(chebvander(at, coefficients.shape[0] - 1), coefficients))
-            coefficients = chebder(coefficients, axis=0) * (2.0 / (self.width[0] * (k + 1)))
+            coefficients = chebder(coefficients, axis=0) * (2.0 / (k + 1))
         return found
 
     def __call__(self, states: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def _moments_by_terms(
 
 
 def _moments_of_one(series: Series, lengths: np.ndarray, states: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, Moments]:
-    """Moments where one quantity varies, from its own moments in each cell, which are small.
+    """Moments where one quantity varies, from its own moments in each cell, as parts x of its range, which are small.
 
     With p = sum_k a_k x^k around the mean of the cell, the mean is a_0 + a_2 <x^2> + a_3 <x^3>, and the spread
     a_1^2 <x^2> + 2 a_1 a_2 <x^3> + (a_2^2 + 2 a_1 a_3) <x^4> - a_2^2 <x^2>^2. Moments around that mean come from those
@@ -137,6 +137,7 @@ def _moments_of_one(series: Series, lengths: np.ndarray, states: np.ndarray, gri
     cells = np.flatnonzero(~np.isnan(some))
     x = some[code]
     np.subtract(quantity, x, out=x)
+    x /= series.width[0]
     weighted = lengths.astype(np.float64)
     pulses = np.bincount(code, weighted)[cells]
     around = []
@@ -147,7 +148,7 @@ def _moments_of_one(series: Series, lengths: np.ndarray, states: np.ndarray, gri
     fourth += shift * (shift * (6.0 * second - 3.0 * shift**2) - 4.0 * third)
     third += shift * (2.0 * shift**2 - 3.0 * second)
     second -= shift**2
-    a = series.expansion(some[cells] + shift, 3)
+    a = series.expansion(some[cells] + shift * series.width[0], 3)
     second, third, fourth = (np.maximum(second, 0.0)[:, None], third[:, None], fourth[:, None])
     means = np.maximum(a[0] + a[2] * second + a[3] * third, 0.0)
     spreads = a[1] ** 2 * second + 2.0 * a[1] * a[2] * third + (a[2] ** 2 + 2.0 * a[1] * a[3]) * fourth
