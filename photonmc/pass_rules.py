@@ -21,6 +21,8 @@ PASSES = ("downlink", "uplink")
 """Kinds of channels to and from a satellite."""
 SELECTABLE = (*PASSES, "recorded")
 """Kinds of channels whose blocks can be selected."""
+WIDEST_OBSCURATION = 6.0
+"""Diameter of an obscuration in waists of the beam, of which it lets 2e-8 pass."""
 Get = Callable[[str], Any]
 Rule = Callable[[Get, Any], Iterator[Mistake]]
 
@@ -93,7 +95,7 @@ def one_beam(get: Get, free: Any) -> Iterator[Mistake]:
 
 
 def obscurations(get: Get, free: Any) -> Iterator[Mistake]:
-    """What obscures a telescope is smaller than the telescope."""
+    """What obscures a telescope is smaller than the telescope, and leaves some of the beam."""
     if not _on_a_pass(get):
         return
     for side in ("receiver", "transmitter"):
@@ -104,6 +106,10 @@ def obscurations(get: Get, free: Any) -> Iterator[Mistake]:
             yield Mistake(
                 f"channel.{side}_obscuration_m", f"must be below {side}_aperture_m, {aperture:g}, but is {obscuration:g}"
             )
+    waist, obscuration = get("channel.beam_waist_m"), get("channel.transmitter_obscuration_m")
+    if waist is not None and obscuration > WIDEST_OBSCURATION * waist:
+        widest = f"must be at most {WIDEST_OBSCURATION:g} times beam_waist_m, {waist:g}, to let light pass"
+        yield Mistake("channel.transmitter_obscuration_m", f"{widest}, but is {obscuration:g}")
 
 
 def rotation(get: Get, free: Any) -> Iterator[Mistake]:

@@ -129,8 +129,8 @@ def test_far_field_of_a_wide_beam_is_gaussian():
     """A telescope much wider than the waist does not cut the beam: theory (12), off the axis too."""
     wavelength, waist, distance = 850e-9, 0.05, 800e3
     w = wavelength * distance / (np.pi * waist)
-    for offset in (0.0, 3.0, 8.0):
-        cut = diffraction.far_field_share(distance, offset, 4.0, 1.0, wavelength, waist, 0.4, 0.0)
+    for offset, telescope in ((0.0, 0.4), (3.0, 0.4), (8.0, 0.4), (3.0, 40.0)):
+        cut = diffraction.far_field_share(distance, offset, 4.0, 1.0, wavelength, waist, telescope, 0.0)
         assert cut == pytest.approx(float(diffraction.gaussian_share(w, offset, 4.0, 1.0)), rel=1e-6)
 
 

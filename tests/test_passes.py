@@ -195,6 +195,9 @@ def test_budget(cli):
     assert lost["excess"] == pytest.approx(1.6 * budget["airmass"])
     assert (lost["receiver_optics"], lost["detector"]) == pytest.approx((-10 * np.log10(0.16), -10 * np.log10(0.5)))
     assert "total" in cli("budget", CONFIG, "--elevation", 30)[1]
+    narrow, small = (loaded(f"channel.{least}").link for least in ("divergence_urad=0.01", "receiver_aperture_m=1e-9"))
+    assert terms(pm.link_budget(narrow, 30.0))["diffraction"] == pytest.approx(0.0, abs=1e-9)
+    assert terms(pm.link_budget(small, 30.0))["diffraction"] == pytest.approx(lost["diffraction"] + 180.0)
     blind = cli("budget", CONFIG, "--elevation", 30, "--json", "--set", "receiver.efficiency=0.0")[1]
     assert json.loads(blind)["total_db"] is None
 
@@ -320,6 +323,22 @@ SEVERAL = [
         ["channel.divergence_urad: give either divergence_urad with divergence_kind, or beam_waist_m; there is neither",
          'channel.divergence_kind: is read with divergence_urad alone, but is "fwhm"',
          "channel.transmitter_aperture_m: needs beam_waist_m, but is 0.3"],
+    ),
+    (
+        ['channel={kind="downlink", altitude_km=500, max_elevation_deg=60.0, receiver_aperture_m=0.9e-9, beam_waist_m=0.9e-6, '
+         'transmitter_aperture_m=0.9e-9}'],
+        ["channel.receiver_aperture_m: must be in [1e-09, 100] m, but is 9e-10",
+         "channel.transmitter_aperture_m: must be in [1e-09, 100] m, but is 9e-10",
+         "channel.beam_waist_m: must be in [1e-06, 100] m, but is 9e-07"],
+    ),
+    (
+        ['channel={kind="uplink", altitude_km=500, max_elevation_deg=60.0, receiver_aperture_m=1.0, beam_waist_m=0.02, '
+         'transmitter_aperture_m=0.3, transmitter_obscuration_m=0.13}'],
+        ["channel.transmitter_obscuration_m: must be at most 6 times beam_waist_m, 0.02, to let light pass, but is 0.13"],
+    ),
+    (
+        ["channel.divergence_urad=0.009"],
+        ["channel.divergence_urad: must be in [0.01, 100000] urad, but is 0.009"],
     ),
     (
         ['channel={kind="fiber", length_km=10.0, attenuation_db_per_km=0.2}', "run.pulses=1e9"],

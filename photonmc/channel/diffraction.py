@@ -96,7 +96,8 @@ def far_field(sine: Any, wavelength: Any, waist: Any, aperture: Any, obscuration
         obscuration: Diameter of what is obscured.
     """
     k = 2.0 * math.pi / wavelength
-    r, weights = gauss(0.5 * jnp.asarray(obscuration), 0.5 * jnp.asarray(aperture))
+    edge = jnp.minimum(0.5 * jnp.asarray(aperture), 6.0 * jnp.asarray(waist))  # beyond lies 1e-16 of the field
+    r, weights = gauss(0.5 * jnp.asarray(obscuration), edge)
     field = (jnp.exp(-((r / waist) ** 2)) * bessel_j(0, k * r * jnp.asarray(sine)[..., None]) * r * weights).sum(axis=-1)
     power = 0.5 * math.pi * waist**2 * emitted_share(waist, aperture, obscuration)
     return (k * field) ** 2 / power

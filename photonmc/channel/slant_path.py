@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 Degrees = Annotated[float, Range(0.0, 90.0, "deg")]
-Diameter = Annotated[float, Range(0.0, 100.0, "m", open_low=True)]
+Diameter = Annotated[float, Range(1e-9, 100.0, "m")]
 Obscuration = Annotated[float, Range(0.0, 100.0, "m")]
 Microradians = Annotated[float, Range(0.0, 1e5, "urad")]
 Decibels = Annotated[float, Range(0.0, 1000.0, "dB")]
@@ -46,13 +46,13 @@ class SlantPath:
     """Latitude of the station [deg], read with earth_rotation."""
     station_altitude_m: Annotated[float, Range(0.0, 9000.0, "m")] = 0.0
     """Height of the station above the sea [m]."""
-    divergence_urad: Annotated[float, Range(0.0, 1e5, "urad", open_low=True)] | None = None
+    divergence_urad: Annotated[float, Range(0.01, 1e5, "urad")] | None = None
     """Divergence of the beam [urad], in the sense of divergence_kind."""
     transmitter_aperture_m: Diameter | None = None
     """Diameter of the transmitting telescope [m]."""
     transmitter_obscuration_m: Obscuration = 0.0
     """Diameter of what obscures it [m]."""
-    beam_waist_m: Annotated[float, Range(0.0, 100.0, "m", open_low=True)] | None = None
+    beam_waist_m: Annotated[float, Range(1e-6, 100.0, "m")] | None = None
     """1/e^2 radius of the beam at the transmitting telescope [m]."""
     receiver_obscuration_m: Obscuration = 0.0
     """Diameter of what obscures the receiving telescope [m]."""
