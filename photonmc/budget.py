@@ -19,6 +19,7 @@ from photonmc.errors import ConfigError, Mistake
 from photonmc.files import save_columns, unusable_file
 from photonmc.link import Link
 from photonmc.random import fold_name, point_key
+from photonmc.study import Study
 
 MOST_BLOCKS = 10_000_000
 """Most blocks of samples that are drawn."""
@@ -32,7 +33,7 @@ def as_json(budget: dict[str, Any]) -> str:
 
 
 def _decibels(share: Any) -> float:
-    return -10.0 * math.log10(share) if share > 0.0 else math.inf
+    return -10.0 * math.log10(share) + 0.0 if share > 0.0 else math.inf  # 0 instead of -0
 
 
 @jax.jit
@@ -116,19 +117,31 @@ def budget_refusals(link: Link, elevation_deg: float) -> Iterator[Mistake]:
         yield Mistake("--elevation", f"{least}, but is {elevation_deg:g}")
 
 
+def mark_refusals(study: Study) -> Iterator[Mistake]:
+    """Why a study has no budget: what is scanned or optimized has no value of its own."""
+    for axis in study.axes:
+        yield Mistake(axis.name, "is scanned, but a budget belongs to one point")
+    for mark in study.free:
+        yield Mistake(mark.path, "is marked for `optimize`, but a budget belongs to one point")
+
+
 def elevation_refusals(elevation_deg: float) -> Iterator[Mistake]:
     """Why there is no such elevation."""
     if not 0.0 <= elevation_deg <= 90.0:
         yield Mistake("--elevation", f"must be in [0, 90] deg, but is {elevation_deg:g}")
 
 
-def sample_refusals(path: Path | None, blocks: int, seed: int, force: bool) -> Iterator[Mistake]:
-    """Why samples of the fading cannot be drawn or written."""
-    if path is not None:
-        yield from unusable_file("--samples", path, force)
-    if not 1 <= blocks <= MOST_BLOCKS:
+def sample_refusals(path: Path | None, blocks: int | None, seed: int | None, force: bool) -> Iterator[Mistake]:
+    """Why samples of the fading cannot be drawn or written; None stands for what is not given."""
+    if path is None:
+        given = {"--blocks": blocks, "--seed": seed, "--force": force or None}
+        alone = "must be left out without --samples"
+        yield from (Mistake(option, f"{alone}, but is given") for option, value in given.items() if value is not None)
+        return
+    yield from unusable_file("--samples", path, force)
+    if blocks is not None and not 1 <= blocks <= MOST_BLOCKS:
         yield Mistake("--blocks", f"must be in [1, {MOST_BLOCKS}], but is {blocks}")
-    if not 0 <= seed < 2**63:
+    if seed is not None and not 0 <= seed < 2**63:
         yield Mistake("--seed", f"must be in [0, 2^63), but is {seed}")
 
 
@@ -169,7 +182,7 @@ def as_table(budget: dict[str, Any]) -> str:
     lines = [
         f"Elevation {budget['elevation_deg']:g} deg, range {budget['range_km']:.6g} km, airmass {budget['airmass']:.4g}"
     ]
-    lines += [f"  {term['name'].replace('_', ' '):<18} {term['db']:8.3f} dB" for term in budget["terms"]]
+    lines += [f"  {term['name'].replace('_', ' '):<18} {round(term['db'], 3) + 0.0:8.3f} dB" for term in budget["terms"]]
     lines += [f"  {'total':<18} {budget['total_db']:8.3f} dB"]
     names = {
         "fried_parameter_m": ("Fried parameter", 1e2, "cm"),

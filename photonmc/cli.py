@@ -196,8 +196,8 @@ def budget(
     elevation: Annotated[float, Parameter(help="Elevation of the satellite [deg].")],
     set_: Set = [],  # noqa: B006
     samples: Annotated[Path | None, Parameter(help="CSV of the fading at that elevation, block after block.")] = None,
-    blocks: Annotated[int, Parameter(help="Blocks of --samples.")] = 10_000,
-    seed: Annotated[int, Parameter(help="Seed of --samples.")] = 0,
+    blocks: Annotated[int | None, Parameter(help="Blocks of --samples, 10000 unless given.")] = None,
+    seed: Annotated[int | None, Parameter(help="Seed of --samples, 0 unless given.")] = None,
     force: Force = False,
     json_: Json = False,
 ) -> None:
@@ -206,7 +206,8 @@ def budget(
     from photonmc.errors import Mistake
 
     def refusals(study: Study) -> Iterable[Mistake]:
-        return budgets.budget_refusals(study.link, elevation)
+        yield from budgets.mark_refusals(study)
+        yield from budgets.budget_refusals(study.link, elevation)
 
     def unusable() -> Iterable[Mistake]:
         yield from budgets.elevation_refusals(elevation)
@@ -216,7 +217,9 @@ def budget(
 
     link = _study(config, set_, [], False, refusals, unusable, alone="link").link
     if samples is not None:
-        budgets.save_samples(budgets.fading_samples(link, elevation, blocks, seed), samples)
+        budgets.save_samples(
+            budgets.fading_samples(link, elevation, 10_000 if blocks is None else blocks, seed or 0), samples
+        )
         print(f"wrote {samples}", file=sys.stderr)
     found = budgets.link_budget(link, elevation)
     print(budgets.as_json(found) if json_ else budgets.as_table(found))

@@ -195,6 +195,8 @@ def test_budget(cli):
     assert lost["excess"] == pytest.approx(1.6 * budget["airmass"])
     assert (lost["receiver_optics"], lost["detector"]) == pytest.approx((-10 * np.log10(0.16), -10 * np.log10(0.5)))
     assert "total" in cli("budget", CONFIG, "--elevation", 30)[1]
+    still = ("--set", "channel.pointing_jitter_urad=0", "--set", "receiver.efficiency=1.0")
+    assert all("-0.0" not in cli("budget", CONFIG, "--elevation", 30, *still, *how)[1] for how in ((), ("--json",)))
     narrow, small = (loaded(f"channel.{least}").link for least in ("divergence_urad=0.01", "receiver_aperture_m=1e-9"))
     assert terms(pm.link_budget(narrow, 30.0))["diffraction"] == pytest.approx(0.0, abs=1e-9)
     assert terms(pm.link_budget(small, 30.0))["diffraction"] == pytest.approx(lost["diffraction"] + 180.0)
@@ -260,7 +262,8 @@ def test_budget_of_an_uplink():
 
 
 def test_budget_refuses(cli, tmp_path):
-    code, out, err = cli("budget", ROOT / "configs" / "fiber.toml", "--elevation", 91, "--blocks", 0, "--seed=-1")
+    out_of_range = ("--elevation", 91, "--samples", tmp_path / "x.csv", "--blocks", 0, "--seed=-1")
+    code, out, err = cli("budget", ROOT / "configs" / "fiber.toml", *out_of_range)
     assert code == 2 and out == "" and "4 mistakes" in err
     for message in (
         'channel.kind: must be "downlink" or "uplink" for a budget, but is "fiber"',
@@ -275,6 +278,15 @@ def test_budget_refuses(cli, tmp_path):
     code, _, err = cli("budget", copy, "--elevation", 3, *arguments)
     assert code == 2 and "is read as input" in err and 'must be 5 at least for atmosphere = "table", but is 3' in err
     assert copy.read_text() == CONFIG.read_text()
+    marks = ("--set", "receiver.efficiency={scan=[0.1, 0.5, 3]}", "--set", "source.intensities[0]={optimize=[0.5, 0.9]}")
+    code, out, err = cli("budget", CONFIG, "--elevation", 30, "--blocks", 5, "--seed", 0, "--force", *marks)
+    assert code == 2 and out == "" and "5 mistakes" in err
+    for message in (
+        "receiver.efficiency: is scanned, but a budget belongs to one point",
+        "source.intensities[0]: is marked for `optimize`, but a budget belongs to one point",
+        *(f"{option}: must be left out without --samples, but is given" for option in ("--blocks", "--seed", "--force")),
+    ):
+        assert message in err
 
 
 SEVERAL = [
