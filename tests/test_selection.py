@@ -304,7 +304,43 @@ def test_loss_files_of_satquma(tmp_path):
     assert [str(mistake) for mistake in raised.value.mistakes] == [
         "channel.file pass.csv line 6: Link Efficiency must be in (0, 1], but is 0",
         "channel.file pass.csv line 7: Time (s) must differ from line to line, but -1 comes again",
-        "channel.file pass.csv line 7: Link Efficiency must be a number, but is 'x'",
+        'channel.file pass.csv line 7: Link Efficiency must be a number, but is "x"',
         "channel.file pass.csv line 8: must have 3 cells at least, but has 2",
         "channel.file pass.csv line 9: Link Efficiency must be in (0, 1], but is 1.5",
     ]
+
+
+PLAIN = "time_s,loss_db\n0,10\n1,20\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "messages"),
+    [
+        ("", ["is empty"]),
+        ("\n \n", ["is empty"]),
+        ("Time (s), Link Efficiency, Link Efficiency\n0,1,1\n1,1,1\n",
+         ["column `Link Efficiency` or `eta_tot` of SatQuMA must stand once, but stands 2 times"]),
+        ("# Time (s),eta_tot,Link Efficiency\n0,1,1\n1,1,1\n",
+         ["column `Link Efficiency` or `eta_tot` of SatQuMA must stand once, but stands 2 times"]),
+        ("# Time (s),Elevation (rad)\n0,1\n1,1\n",
+         ['column `Link Efficiency` or `eta_tot` of SatQuMA is required, but the header is "Time (s),Elevation (rad)"']),
+        ("Elevation (rad),eta_tot\n0,1\n1,1\n",
+         ['column `Time (s)` of SatQuMA is required, but the header is "Elevation (rad),eta_tot"']),
+        ("time_s,lossdb\n0,1\n1,1\n",
+         ['unknown column "lossdb" (did you mean `loss_db`?)', 'column `loss_db` is required, but the header is "time_s,lossdb"']),
+        (PLAIN + '"2","x"\n', ['line 4: loss_db must be a number, but is "x"']),
+    ],
+)  # fmt: skip
+def test_records_that_are_none(tmp_path, content, messages):
+    (tmp_path / "r.csv").write_text(content)
+    with pytest.raises(pm.ConfigError) as raised:
+        pm.Recorded(file="r.csv").loaded(tmp_path)
+    found = [str(mistake) for mistake in raised.value.mistakes]
+    assert [text.removeprefix("channel.file r.csv").removeprefix(":").strip() for text in found] == messages
+
+
+def test_records_with_quotes(tmp_path):
+    (tmp_path / "plain.csv").write_text(PLAIN)
+    (tmp_path / "quoted.csv").write_text('"time_s","loss_db"\n"0","10"\n1,"20"\n')
+    plain, quoted = (pm.Recorded(file=f"{name}.csv").loaded(tmp_path) for name in ("plain", "quoted"))
+    assert plain.samples == quoted.samples and quoted.samples.loss_db.tolist() == [10.0, 20.0]

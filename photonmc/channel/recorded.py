@@ -176,18 +176,15 @@ def read_samples(path: Path, name: str) -> Samples:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise OSError(0, f"it has more than {MAX_RECORD_BYTES} bytes")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = [cell.strip() for cell in file.readline().strip().lstrip("#").split(",")]
-            layout = _satquma(header)
-            if layout is None:
-                if found := list(_header_mistakes(place, header)):
-                    raise ConfigError(found)
-                columns = {column: COLUMNS[column] for column in header}
-                layout = Layout(columns, {column: index for index, column in enumerate(header)}, len(header), True)
+            first = file.readline().strip().lstrip("#").strip()
+            if not first and not any(line.strip() for line in file):
+                raise ConfigError([Mistake(place, "is empty")])
+            layout = _layout(place, [cell.strip() for cell in next(csv.reader([first]), [""])])
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of no rows: that is said in our words
                     read = None if layout.ours else [layout.place[column] for column in layout.columns]
-                    table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2, usecols=read)
+                    table = np.loadtxt(file, delimiter=",", quotechar='"', comments=None, ndmin=2, usecols=read)
             except ValueError:
                 table = np.empty((0, 0))
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -205,11 +202,18 @@ def read_samples(path: Path, name: str) -> Samples:
     return Samples(rows["Time (s)"][order], -10.0 * np.log10(rows["Link Efficiency"][order]) + 0.0, zeros)
 
 
-def _satquma(header: list[str]) -> Layout | None:
-    """Layout of a loss file of SatQuMA, None where a header is not one of those."""
+def _layout(place: str, header: list[str]) -> Layout:
+    """Layout of a file by its header, which is SatQuMA's where it has a name of theirs and none of ours."""
     known = {name.lower(): name for name in SATQUMA} | WRITTEN_BY_SATQUMA
-    place = {known[cell.lower()]: index for index, cell in enumerate(header) if cell.lower() in known}
-    return Layout(SATQUMA, place, max(place.values()) + 1, False) if set(place) == set(SATQUMA) else None
+    theirs = [known.get(cell.lower(), "") for cell in header]
+    ours = not any(theirs) or not COLUMNS.keys().isdisjoint(header)
+    if found := _header_mistakes(place, header) if ours else _satquma_mistakes(place, header, theirs):
+        raise ConfigError(found)
+    if ours:
+        columns = {column: COLUMNS[column] for column in header}
+        return Layout(columns, {column: index for index, column in enumerate(header)}, len(header), True)
+    at = {column: theirs.index(column) for column in SATQUMA}
+    return Layout(SATQUMA, at, max(at.values()) + 1, False)
 
 
 def _usable(rows: dict[str, np.ndarray], layout: Layout) -> bool:
@@ -220,12 +224,27 @@ def _usable(rows: dict[str, np.ndarray], layout: Layout) -> bool:
 
 
 def _header_mistakes(place: str, header: list[str]) -> list[Mistake]:
-    found = [Mistake(place, f"unknown column {c[:40]!r}{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS]
+    found = [Mistake(place, f'unknown column "{c[:40]}"{suggestion(c, COLUMNS)}') for c in header if c not in COLUMNS]
     found += [Mistake(place, f"column `{c}` stands more than once") for c in COLUMNS if header.count(c) > 1]
     missing = [c for c in ("time_s", "loss_db") if c not in header]
-    return found + [
-        Mistake(place, f"column `{c}` is required, but the header is {','.join(header)[:80]!r}") for c in missing
-    ]
+    return found + [_missing(place, f"column `{c}` is required", header) for c in missing]
+
+
+def _satquma_mistakes(place: str, header: list[str], theirs: list[str]) -> list[Mistake]:
+    found = []
+    for column in SATQUMA:
+        names = " or ".join(f"`{name}`" for name in (column, *(w for w, c in WRITTEN_BY_SATQUMA.items() if c == column)))
+        if column not in theirs:
+            found.append(_missing(place, f"column {names} of SatQuMA is required", header))
+        elif theirs.count(column) > 1:
+            found.append(
+                Mistake(place, f"column {names} of SatQuMA must stand once, but stands {theirs.count(column)} times")
+            )
+    return found
+
+
+def _missing(place: str, required: str, header: list[str]) -> Mistake:
+    return Mistake(place, f'{required}, but the header is "{",".join(header)[:80]}"')
 
 
 def _row_mistakes(place: str, path: Path, layout: Layout) -> list[Mistake]:
@@ -245,7 +264,7 @@ def _row_mistakes(place: str, path: Path, layout: Layout) -> list[Mistake]:
                 try:
                     value = float(cell)
                 except ValueError:
-                    found.append(Mistake(here, f"{name} must be a number, but is {cell.strip()[:40]!r}"))
+                    found.append(Mistake(here, f'{name} must be a number, but is "{cell.strip()[:40]}"'))
                     continue
                 if not layout.columns[name].contains(value):
                     found.append(Mistake(here, f"{name} must be in {layout.columns[name]}, but is {value:g}"))
