@@ -12,6 +12,7 @@ import numpy as np
 from photonmc.config import read_text
 from photonmc.contracts import Counts
 from photonmc.errors import ConfigError, Mistake, suggestion
+from photonmc.fields import shown
 from photonmc.protocol.bb84 import BASES
 from photonmc.study import Study, checked
 
@@ -52,9 +53,9 @@ def read_counts(path: str | Path, study: Study) -> Counts:
             found.append(Mistake(name, f"column `{column}` stands more than once"))
         elif column not in header and (column != "sent" or study.run.block_size_z is not None):
             why = " with run.block_size_z" if column == "sent" else ""
-            said = ",".join(header)[:80]
-            found.append(Mistake(name, f"column `{column}` is required{why}, but the header is {said!r}"))
-    found += (Mistake(name, f"unknown column {c[:40]!r}{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS)
+            said = ",".join(header)
+            found.append(Mistake(name, f"column `{column}` is required{why}, but the header is {shown(said)}"))
+    found += (Mistake(name, f"unknown column {shown(c[:40])}{suggestion(c, COLUMNS)}") for c in header if c not in COLUMNS)
     if found:
         raise ConfigError(found)
     has_sent = "sent" in header
@@ -104,18 +105,18 @@ def _read_row(
     """Enter one row into the table, or report all that is wrong with it."""
     before = len(found)
     if row["basis"] not in BASES:
-        found.append(Mistake(place, f"basis must be Z or X, but is {row['basis'][:40]!r}"))
+        found.append(Mistake(place, f"basis must be Z or X, but is {shown(row['basis'][:40])}"))
     index = _nearest(row["intensity"], intensities)
     if index is None:
         known = ", ".join(f"{value:g}" for value in intensities)
-        found.append(Mistake(place, f"intensity must be one of {known}, but is {row['intensity'][:40]!r}"))
+        found.append(Mistake(place, f"intensity must be one of {known}, but is {shown(row['intensity'][:40])}"))
     numbers = {}
     for column in ("sent", "detections", "errors"):
         if column in row:
             text = row[column]
             if not (text.isascii() and text.isdigit() and len(text) <= 30 and int(text) <= MAX_COUNT):
                 found.append(
-                    Mistake(place, f"{column} must be a whole number in [0, {MAX_COUNT:.0e}], but is {text[:40]!r}")
+                    Mistake(place, f"{column} must be a whole number in [0, {MAX_COUNT:.0e}], but is {shown(text[:40])}")
                 )
             else:
                 numbers[column] = int(text)

@@ -206,9 +206,7 @@ def background_has_a_telescope(get: Get, free: Any) -> Iterator[Mistake]:
         yield Mistake("background", f'is read by "downlink" and "uplink" alone, but channel.kind = "{get("channel.kind")}"')
     name, radiance, wavelength = get("background.sky"), get("background.radiance_w_m2_sr_um"), get("source.wavelength_nm")
     if name is not None and radiance is not None:
-        yield Mistake(
-            "background.sky", f"give either it or radiance_w_m2_sr_um, not both, but is {name!r}".replace("'", '"')
-        )
+        yield Mistake("background.sky", f'give either it or radiance_w_m2_sr_um, not both, but is "{name}"')
     low, high = DAY_WAVELENGTHS_NM[0], DAY_WAVELENGTHS_NM[-1]
     if name in DAYS and not low <= wavelength <= high:
         yield Mistake("source.wavelength_nm", f'must be in [{low:g}, {high:g}] nm for sky = "{name}", but is {wavelength:g}')

@@ -152,6 +152,8 @@ def within_the_record(get: Get, free: Bounds) -> Iterator[Mistake]:
     rate = get("source.pulse_rate_hz")
     what, place = "record", "channel.file"
     if get("channel.kind") in PASSES:
+        if not get("channel.min_elevation_deg") < get("channel.max_elevation_deg"):
+            return  # there is no pass, which has been said
         what, place = "pass", "channel.altitude_km"
         pulses_of = getattr(pass_of(get), "pulses", None)
     if pulses_of is None:
@@ -385,6 +387,8 @@ def _getter(
             return channel_pulses
         if path.startswith("?"):  # whether a section, or a field of one, is given
             section, _, name = path[1:].partition(".")
+            if path[1:] in invalid:
+                raise Unavailable  # it may be given, but what it is has been refused
             held = sections.get(section)
             return isinstance(held, dict) and (not name or held.get(name) is not None)
         reads.add(path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from photonmc.contracts import record
 from photonmc.errors import ConfigError, Mistake, PrecisionError, suggestion
-from photonmc.fields import SECTIONS, TAGGED, fields_of, record_class, split_path
+from photonmc.fields import SECTIONS, TAGGED, fields_of, record_class, shown, split_path
 from photonmc.link import Link
 from photonmc.rules import broken_rules
 from photonmc.sampling import Run
@@ -228,12 +228,12 @@ def out_of_range(path: str, value: Any, field: Any) -> Iterator[Mistake]:
     elif field.words is not None:
         if value not in field.words:
             listed = ", ".join(f'"{word}"' if isinstance(word, str) else str(word).lower() for word in field.words)
-            yield Mistake(path, f"must be {'one of ' if len(field.words) > 1 else ''}{listed}, but is {value!r}")
+            yield Mistake(path, f"must be {'one of ' if len(field.words) > 1 else ''}{listed}, but is {shown(value)}")
     elif field.range is not None and isinstance(value, (bool, str, list, tuple)):
-        yield Mistake(path, f"must be a number in {field.range}, but is {value!r}")
+        yield Mistake(path, f"must be a number in {field.range}, but is {shown(value)}")
     elif field.range is not None and np.ndim(value) == 0 and not field.range.contains(value):
-        shown = f"{value:g}" if isinstance(value, int) and abs(value) > 10**15 else repr(value)
-        yield Mistake(path, f"must be in {field.range}, but is {shown}")
+        number = f"{value:g}" if isinstance(value, int) and abs(value) > 10**15 else repr(value)
+        yield Mistake(path, f"must be in {field.range}, but is {number}")
 
 
 def checked(study: Study) -> Study:

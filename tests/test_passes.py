@@ -348,6 +348,9 @@ SEVERAL = [
          'transmitter_aperture_m=0.3, transmitter_obscuration_m=0.13}'],
         ["channel.transmitter_obscuration_m: must be at most 6 times beam_waist_m, 0.02, to let light pass, but is 0.13"],
     ),
+    (["channel.min_elevation_deg=60", "run.duration_s=1.0"], ["channel.max_elevation_deg: must be above min_elevation_deg, 60, but is 60"]),
+    (["source.wavelength_nm={optimize=[785, 1550]}"], ["source.wavelength_nm: cannot be optimized"]),
+    (['channel.fading={values=["nah", "none"]}'], ['"lognegative_weibull", "elliptic_beam", but is "nah"']),
     (
         ["channel.divergence_urad=0.009"],
         ["channel.divergence_urad: must be in [0.01, 100000] urad, but is 0.009"],
