@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from photonmc.channel import CHANNELS
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, TABLE, TABLE_WITHIN_NM, tabulated_wavelength
 from photonmc.channel.beams import BEAM_LAWS
+from photonmc.channel.downlink import MOST_BLOCKS
 from photonmc.channel.selection import LIGHTS
 from photonmc.channel.sky import DAY_WAVELENGTHS_NM, DAYS
 from photonmc.errors import Mistake
@@ -222,6 +224,27 @@ def selection_has_blocks(get: Get, free: Any) -> Iterator[Mistake]:
         yield Mistake("selection", f'takes channel.fading = {laws}, but it is "{get("channel.fading")}"')
 
 
+def blocks_fit(get: Get, free: Any) -> Iterator[Mistake]:
+    """A pass is sampled in blocks of the shorter correlation time, of which memory holds so many."""
+    if not _on_a_pass(get) or free or get("run.sampler") == "expected" or get("receiver.count_model") != "exact":
+        return
+    paths = [f"channel.{name}_time_ms" for name in ("coherence", "pointing_correlation")]
+    given = [(get(path), path) for path in paths if get(path) is not None]
+    if not given:
+        return
+    shortest, path = min(given)
+    rate, pulses, duration = get("source.pulse_rate_hz"), get("run.pulses"), get("run.duration_s")
+    if pulses is None and duration is None:
+        channel = pass_of(get)
+        pulses = 0.0 if channel is None else float(channel.pulses(rate))
+    elif pulses is None:
+        pulses = duration * rate
+    blocks = pulses // max(1, int(1e-3 * shortest * rate * (1.0 + 1e-9)))  # as `block_lengths` of the channel has it
+    if MOST_BLOCKS < blocks < math.inf:
+        short = f"must leave at most {MOST_BLOCKS:g} blocks in a run, but {shortest:.3g} ms make {blocks:.3g}"
+        yield Mistake(path, short)
+
+
 PASS_RULES = (
     elevations,
     one_beam,
@@ -233,4 +256,5 @@ PASS_RULES = (
     given_wavelength,
     background_has_a_telescope,
     selection_has_blocks,
+    blocks_fit,
 )

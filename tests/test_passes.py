@@ -485,7 +485,26 @@ def test_joined_passes_are_tuned_together():
     assert many.tuned["protocol.basis_probability_z"][0] > few.tuned["protocol.basis_probability_z"][0] + 0.02
 
 
-def test_blocks_beyond_memory_are_refused(cli):
-    """A coherence time of 1 us makes 3.5e8 blocks of a pass."""
-    code, _, err = cli("run", CONFIG, "--sampler", "counts", "--set", "channel.coherence_time_ms=0.001")
-    assert code == 2 and "channel.coherence_time_ms" in err and "at most 1e+07 blocks" in err
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["channel.coherence_time_ms={values=[1, 2, 1e-3]}"], "coherence_time_ms: must leave at most 1e+07 blocks in a run, but 0.001 ms make 3.51e+08"),
+        (["channel.pointing_correlation_time_ms=1e-6", "run.duration_s=0.2"], "pointing_correlation_time_ms: must leave at most 1e+07 blocks in a run, but 1e-06 ms make 2e+07"),
+        (["channel.coherence_time_ms=1e-4", "run.pulses=1.1e8"], "coherence_time_ms: must leave at most 1e+07 blocks in a run, but 0.0001 ms make 1.1e+07"),
+    ],
+)  # fmt: skip
+def test_blocks_beyond_memory_are_refused(cli, overrides, message):
+    """Before anything is sampled, with the time that is too short; an expectation has no blocks."""
+    assert_mistakes(cli, CONFIG, overrides, [f"channel.{message}"])
+    assert cli("check", CONFIG, "--set", "run.sampler=expected", *(p for one in overrides for p in ("--set", one)))[0] == 0
+
+
+def test_blocks_of_speckles_are_refused():
+    """A time that nobody gave is known late."""
+    link = loaded("run.pulses=1e6").link
+    many = dataclasses.replace(link, channel=dataclasses.replace(link.channel, pointing_correlation_time_ms=0.001))
+    with (
+        jax.enable_x64(True),
+        pytest.raises(pm.ConfigError, match=r"at most 1e\+07 blocks in a run, but 0.001 ms make 1e\+08"),
+    ):
+        many.block_lengths(10**10)
