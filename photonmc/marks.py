@@ -8,7 +8,7 @@ import numpy as np
 
 from photonmc.errors import Mistake, suggestion
 from photonmc.fields import SECTIONS, TAGGED, fields_of, join_path, record_class, shown, split_path_or_none
-from photonmc.study import MAX_POINTS, Axis, Free, out_of_range
+from photonmc.study import MAX_POINTS, Axis, Free, bounds_out_of_range, out_of_range
 from photonmc.units import Whole
 
 MARKS = {"scan": {"scan", "scale", "zip"}, "values": {"values", "zip"}, "optimize": {"optimize", "start"}}
@@ -108,8 +108,7 @@ def _one_free(mark: dict[str, Json], path: str, field: Any, free: list[Free], fo
     else:
         if start is not None and not (_is_number(start) and bounds[0] <= start <= bounds[1]):
             found.append(Mistake(f"{path}.start", f"must lie in {shown(bounds)}, but is {shown(start)}"))
-        for bound in bounds if field is not None else ():  # which the search tries
-            found += (Mistake(path, f"bounds {m.message}") for m in out_of_range(path, bound, field))
+        found += bounds_out_of_range(path, bounds, field) if field is not None else ()
     if len(found) > before:
         return None
     free.append(Free(path, float(bounds[0]), float(bounds[1]), None if start is None else float(start)))

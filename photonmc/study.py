@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -281,8 +281,14 @@ def _bad_marks(study: Study) -> Iterator[Mistake]:
         section, name, *_ = split_path(mark.path)
         cls: Any = type(study.section(str(section)))
         field = fields_of(cls)[str(name)]._replace(is_list=False)
-        for bound in (mark.low, mark.high):
-            yield from (Mistake(mark.path, f"bounds {m.message}") for m in out_of_range(mark.path, bound, field))
+        yield from bounds_out_of_range(mark.path, (mark.low, mark.high), field)
+
+
+def bounds_out_of_range(path: str, bounds: Iterable[float], field: Any) -> Iterator[Mistake]:
+    """Mistakes of bounds of a setting; one may stand where the range is open, because no key is found there."""
+    closed = field._replace(range=dataclasses.replace(field.range, open_low=False, open_high=False))
+    for bound in bounds:
+        yield from (Mistake(path, f"bounds {mistake.message}") for mistake in out_of_range(path, bound, closed))
 
 
 def _plain(leaf: Any) -> Any:

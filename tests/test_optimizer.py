@@ -140,7 +140,7 @@ def test_refusals():
         pm.optimize(STUDY, free={"source.intensities[0]": (0.01, 0.1)})
     with pytest.raises(pm.ConfigError, match="no such field"):
         pm.optimize(STUDY, free={"source.intensitys[0]": (0.01, 0.1)})
-    with pytest.raises(pm.ConfigError, match=r"protocol.basis_probability_z: bounds must be in \(0, 1\), but is 1.0"):
-        pm.optimize(STUDY, free={"protocol.basis_probability_z": (0.1, 1.0)})
+    with pytest.raises(pm.ConfigError, match=r"protocol.basis_probability_z: bounds must be in \[0, 1\], but is 1.1"):
+        pm.optimize(STUDY, free={"protocol.basis_probability_z": (0.1, 1.1)})
     with pytest.raises(pm.ConfigError, match="marked for `optimize`"):
         pm.simulate(dataclasses.replace(STUDY, free=marks(FREE)))
