@@ -15,7 +15,7 @@ from photonmc.channel import beams, fading
 from photonmc.channel.diffraction import emitted_share, gauss, gaussian_share
 from photonmc.channel.selection import course, nodes_above
 from photonmc.channel.slant_path import SlantPath
-from photonmc.channel.trajectories import drawn, elevations_to, plan_of, shortest_time_s
+from photonmc.channel.trajectories import elevations_to, plan_of, shortest_time_s, transmittances
 from photonmc.channel.validity import doubts
 from photonmc.contracts import ChannelState, quadrature, record
 from photonmc.errors import ConfigError, Mistake
@@ -202,8 +202,7 @@ class _Pass(SlantPath, abc.ABC):
 
     def draw(self, key: Key[Array, ""], link: Link, lengths: np.ndarray) -> ChannelState:
         """One pass: pointing and scintillation as correlated processes, block after block."""
-        factors = drawn(key, plan_of(self, link, lengths), len(lengths))
-        transmittance: Any = np.asarray(jnp.clip(factors.pointing * factors.scintillation * factors.still, 0.0, 1.0))
+        transmittance: Any = transmittances(key, plan_of(self, link, lengths), len(lengths))
         states = _dark_state(link)  # but for the transmittance the same in all blocks
         constant = jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), lengths.shape), states)
         return dataclasses.replace(constant, transmittance=transmittance)

@@ -148,20 +148,25 @@ def _finer(table: Any) -> Any:
     return jax.vmap(lambda row: cubic(row, table))(rows).astype(jnp.float32)
 
 
-def drawn(key: Any, plan: Plan, blocks: int) -> Factors:
-    """Fading of the blocks of one pass, in steps whose results are stored: one compiled whole works them out repeatedly."""
+def transmittances(key: Any, plan: Plan, blocks: int) -> np.ndarray:
+    """Transmittance of the blocks of one pass up to the receiver, float64."""
+    return np.asarray(_product(plan, *_drawn(key, plan), blocks))
+
+
+def _drawn(key: Any, plan: Plan) -> tuple[Any, Any]:
+    """Fading of one pass in lanes, in steps whose results are stored: one compiled whole works them out repeatedly."""
     key_first, key_ellipses = jax.random.split(key)
     lights = 2 if plan.quantiles else int(plan.spread is not None)
     noise = _gaussian(key_first, plan.row.shape, 2 + lights)
     centers = _correlated(noise[:2], plan.follows)
     if plan.ellipses is not None:
-        return _factors(plan, _elliptic(key_ellipses, plan, centers), None, blocks)
+        return _elliptic(key_ellipses, plan, centers), None
     pointing = _between(plan.row, _offset(plan, centers), plan.factor)
     scintillation: Any = _correlated(noise[2:], plan.decay) if lights else None
     if plan.quantiles:
         columns = _columns(scintillation)
         scintillation = [_between(plan.row, column, table) for column, table in zip(columns, plan.quantiles, strict=True)]
-    return _factors(plan, pointing, scintillation, blocks)
+    return pointing, scintillation
 
 
 _gaussian = jax.jit(fading.gaussian, static_argnums=(1, 2))
@@ -188,8 +193,8 @@ def _columns(normals: Any) -> Any:
     return jnp.clip(0.5 + normals / (2.0 * NORMAL_REACH), 0.0, 1.0) * (OFFSETS - 1)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _factors(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Factors:
+def _factors(plan: Plan, pointing: Any, scintillation: Any) -> Factors:
+    """Factors in lanes, from what the tables give."""
     if plan.ellipses is None:
         pointing = jnp.clip(pointing, 0.0, plan.factor.max())  # cubics overshoot at the edge of a disc
     light = jnp.ones_like(pointing)
@@ -197,13 +202,25 @@ def _factors(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Fact
         light = jnp.exp(sum(scintillation))
     elif plan.spread is not None:
         light = jnp.exp(plan.spread * scintillation[0] - 0.5 * plan.spread**2)
-    factors = Factors(plan.still, pointing, light)
+    return Factors(plan.still, pointing, light)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _each(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Factors:
+    factors = _factors(plan, pointing, scintillation)
     return jax.tree.map(lambda leaf: fading.in_order(leaf, blocks).astype(jnp.float64), factors)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _product(plan: Plan, pointing: Any, scintillation: Any, blocks: int) -> Any:
+    still, pointing, light = _factors(plan, pointing, scintillation)
+    return fading.in_order(jnp.clip(still * pointing * light, 0.0, 1.0), blocks)
 
 
 def drawn_factors(key: Any, channel: Any, wavelength: Any, elevations: Any, place: Any, steps: Any) -> Factors:
     """Fading of one pass; arguments as of `planned`."""
-    return drawn(key, planned(channel, wavelength, elevations, place, steps), len(place))
+    plan = planned(channel, wavelength, elevations, place, steps)
+    return _each(plan, *_drawn(key, plan), len(place))
 
 
 def plan_of(channel: Any, link: Any, lengths: np.ndarray) -> Plan:
