@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from photonmc.contracts import Counts, Drawn, Truth, counts_from_tally, truth_from_tally
@@ -53,18 +54,18 @@ def _expected_kernel(study: Study) -> Counts:
 
 
 @jax.jit
-def _expected_batch(study: Study) -> Counts:
-    return jax.vmap(lambda one: expected(one.link, one.protocol, one.run))(study)
+def _expected_batch(study: Study) -> tuple[Counts, Any]:
+    """Expected counts of points, and mean registered clicks of each detector; NaN where a paper's model does not tell."""
 
+    def of(one: Study) -> tuple[Counts, Any]:
+        counts = expected(one.link, one.protocol, one.run)
+        if one.link.receiver.count_model != "exact":
+            return counts, jnp.full(2, jnp.nan)
+        length = None if one.run.block_size_z is not None else one.run.fixed_pulses(one.link)
+        total = jnp.where(jnp.isfinite(counts.pulses), counts.pulses, 0.0)
+        return counts, total * detector_clicks(one.link, one.protocol, length)
 
-@jax.jit
-def _clicks_batch(study: Study, pulses: Any) -> Any:
-    """Mean registered clicks of each detector, memory left aside."""
-
-    def of(one: Study, number: Any) -> Any:
-        return number * detector_clicks(one.link, one.protocol, number / one.run.joined_passes)
-
-    return jax.vmap(of)(study, pulses)
+    return jax.vmap(of)(study)
 
 
 @jax.jit
@@ -331,13 +332,10 @@ def expected_part(
     """
     batch = batch.replace(tuned or {})
     kernel = kernel_study(batch)
-    mean = jax.tree.map(np.asarray, _expected_batch(kernel))
+    mean, clicks = jax.tree.map(np.asarray, _expected_batch(kernel))
     counts = jax.tree.map(lambda array: array[:, None], mean)
     stops = np.full(len(points), stopped)
     keys = None if batch.security is None else keys_of(counts, batch, np.full(len(points), np.nan))
-    clicks = np.full((len(points), 2), np.nan)  # a paper's count model does not tell
-    if batch.link.receiver.count_model == "exact":
-        clicks = np.asarray(_clicks_batch(kernel, np.where(np.isfinite(mean.pulses), mean.pulses, 0.0)))
     samplers = np.full(len(points), "expected")
     part = _part(points, batch, samplers, mean, detector_clicks=clicks, stopped=stops, keys=keys)
     return part._replace(tuned=tuned or {})

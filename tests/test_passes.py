@@ -371,7 +371,7 @@ def test_all_mistakes_at_once(cli, overrides, messages):
     ("overrides", "message"),
     [
         (["source.wavelength_nm={values=[850, 1000, 1550]}"], 'source.wavelength_nm: must be within 5 nm of 785, 810, 850, 1550 for atmosphere = "table", but is 1000'),
-        (["channel.earth_rotation=true", "channel.inclination_deg=97.4", "channel.latitude_deg={scan=[-60, 60, 5]}", "run.duration_s=348"],
+        (["channel.earth_rotation=true", "channel.inclination_deg=97.4", "channel.latitude_deg={scan=[-60, 60, 5]}", "run.duration_s=347.9"],
          "run.duration_s: must not exceed the pass, which holds 347.8"),
     ],
 )  # fmt: skip
