@@ -437,6 +437,11 @@ def test_run_without_light():
         (["channel.receiver_aperture_m=0.02", 'channel.fading="gamma_gamma"', "channel.cn2_ground=1e-15"], None),
         (["channel.earth_rotation=true", "channel.inclination_deg=130.0", "channel.latitude_deg=51.0"], None),
         (["channel.earth_rotation=true", "channel.inclination_deg=130.0", "channel.latitude_deg=-53.0"], validity.FAR),
+        (
+            ['channel.divergence_kind="half_1e2"', "channel.divergence_urad=0.02", "channel.excess_loss_db=30.0"],
+            validity.NARROW,
+        ),
+        (['channel.divergence_kind="half_1e2"', "channel.divergence_urad=0.1", "channel.excess_loss_db=30.0"], None),
         (["channel.divergence_urad=0.1", "channel.excess_loss_per_airmass_db=0.0"], validity.CUT),
     ],
 )

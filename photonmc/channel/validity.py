@@ -15,6 +15,10 @@ STRONG = "the scintillation index of weak turbulence exceeds 1 behind this apert
 """Why results of laws of weak turbulence are doubtful."""
 CUT = "scintillation lifts the transmittance above 1, where it is cut off"
 """Why results with little loss are doubtful."""
+NARROW = "the beam is so much narrower than the telescope that its edges fall between the nodes of the pointing error"
+"""Why results of beams narrower than telescopes make them are doubtful."""
+LEAST_SPOT, LEAST_ELLIPSE = 0.06, 0.25
+"""1/e^2 radius of a spot, and of an elliptic one, in radii of the telescope, from which on means are right to 2e-5."""
 FAR = "no orbit of this inclination culminates so high over this latitude"
 """Why results of an orbit that does not come near are doubtful."""
 LEAST_SURE_DEG = 10.0
@@ -37,6 +41,11 @@ def doubts(channel: Any, elevations: Any, wavelength: Any) -> dict[str, Any]:
     """
     slow = jax.lax.map(lambda elevation: channel.slow(elevation, wavelength), elevations)
     found = {FLAT: (jnp.degrees(elevations) < LEAST_SURE_DEG - 1e-6).any()}
+    if channel.divergence_kind != "tophat_full":
+        spots = jax.vmap(lambda at, far: channel.spot(at, far, wavelength))(elevations, slow.distance)
+        elliptic = channel.fading == "elliptic_beam"
+        narrow = spots < (LEAST_ELLIPSE if elliptic else LEAST_SPOT) * 0.5 * channel.receiver_aperture_m
+        found[NARROW] = (narrow & (elliptic | (slow.jitter > 0.0))).any()
     if channel.earth_rotation:
         north = jnp.radians(jnp.minimum(channel.inclination_deg, 180.0 - channel.inclination_deg))
         beyond = jnp.radians(jnp.abs(channel.latitude_deg)) - north
