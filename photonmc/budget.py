@@ -49,7 +49,7 @@ def _optics(channel: Any, elevation: Any, wavelength: Any) -> dict[str, Any]:
         "atmosphere": channel.transmittance(elevation, wavelength),
         "range_km": 1e-3 * slow.distance,
         "airmass": airmass(elevation),
-        "fried_parameter_m": path.fried_parameter(channel.kind == "uplink"),
+        "fried_parameter_m": path.fried_parameter(channel.spherical),
         "isoplanatic_angle_urad": 1e6 * path.isoplanatic_angle(),
         "greenwood_frequency_hz": path.greenwood_frequency(),
         "rytov_variance": slow.rytov,

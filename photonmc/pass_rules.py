@@ -187,7 +187,7 @@ def gamma_gamma_takes_a_point(get: Get, free: Any) -> Iterator[Mistake]:
         return
     with jax.enable_x64(True):
         path = channel.path(jnp.radians(channel.min_elevation_deg), 1e-9 * wavelength)
-        largest = float(path.fried_parameter(channel.kind == "uplink"))
+        largest = float(path.fried_parameter(channel.spherical))
     if not channel.receiver_aperture_m < largest:
         limit = f"the Fried parameter at min_elevation_deg, {largest:.4g} m"
         message = f'must be below {limit}, for fading = "gamma_gamma", but is {channel.receiver_aperture_m:g}'

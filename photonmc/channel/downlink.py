@@ -69,10 +69,27 @@ class _Pass(SlantPath, abc.ABC):
 
     fluctuates: ClassVar[bool] = True
     steady_noise: ClassVar[bool] = True
+    spherical: ClassVar[bool]
+    """Whether the wave that turbulence meets is that of a point on the ground; else it is plane."""
 
-    @abc.abstractmethod
     def slow(self, elevation: Any, wavelength: Any) -> Slow:
         """What changes slowly, at one elevation [rad]."""
+        path, distance = self.path(elevation, wavelength), self.orbit().range_m(elevation)
+        jitter, bends = self.wandering(elevation, distance, wavelength)
+        return Slow(
+            steady=self.transmittance(elevation, wavelength) * transmittance_from_db(self.excess_db(elevation)),
+            distance=distance,
+            jitter=jitter,
+            boresight=1e-6 * self.boresight_error_urad * distance,
+            rytov=path.rytov_variance(self.spherical),
+            index=path.scintillation_index(*self.annulus(), self.spherical),
+            coherence_s=self.coherence_s(path, elevation, wavelength),
+            bends=bends,
+        )
+
+    @abc.abstractmethod
+    def wandering(self, elevation: Any, distance: Any, wavelength: Any) -> tuple[Any, tuple[Any, ...]]:
+        """`jitter` and `bends` of `Slow`."""
 
     @abc.abstractmethod
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
@@ -223,21 +240,12 @@ def _best_mean(channel: _Pass, wavelength: Any, half_s: Any) -> Any:
 class Downlink(_Pass):
     """From the satellite to the ground: turbulence makes the light scintillate, and hardly widens the beam (theory 3.5)."""
 
+    spherical: ClassVar[bool] = False
     kind: Literal["downlink"] = static(default="downlink")
 
-    def slow(self, elevation: Any, wavelength: Any) -> Slow:
-        """What changes slowly, at one elevation [rad]."""
-        path, distance = self.path(elevation, wavelength), self.orbit().range_m(elevation)
-        return Slow(
-            steady=self.transmittance(elevation, wavelength) * transmittance_from_db(self.excess_db(elevation)),
-            distance=distance,
-            jitter=1e-6 * self.pointing_jitter_urad * distance,
-            boresight=1e-6 * self.boresight_error_urad * distance,
-            rytov=path.rytov_variance(),
-            index=path.scintillation_index(self.receiver_aperture_m, self.receiver_obscuration_m),
-            coherence_s=self.coherence_s(path, elevation, wavelength),
-            bends=self.bends(distance, wavelength),
-        )
+    def wandering(self, elevation: Any, distance: Any, wavelength: Any) -> tuple[Any, tuple[Any, ...]]:
+        """`jitter` and `bends` of `Slow`."""
+        return 1e-6 * self.pointing_jitter_urad * distance, self.bends(distance, wavelength)
 
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
         """Collected share of a beam whose center is off by an offset."""
@@ -266,6 +274,7 @@ class Uplink(_Pass):
     (theory (31), (32)); a beam that a telescope cuts is taken as the Gaussian beam of the same intensity on the axis.
     """
 
+    spherical: ClassVar[bool] = True
     kind: Literal["uplink"] = static(default="uplink")
 
     def spots(self, elevation: Any, wavelength: Any) -> tuple[Any, Any, Any]:
@@ -279,20 +288,10 @@ class Uplink(_Pass):
         radial = 0.344 * (distance * wavelength / (2.0 * waist)) ** 2 * (2.0 * waist / coherence) ** (5.0 / 3.0)
         return long, jnp.sqrt(jnp.maximum(long**2 - 2.0 * radial, still**2 * 1e-6)), jnp.sqrt(0.5 * radial)
 
-    def slow(self, elevation: Any, wavelength: Any) -> Slow:
-        """What changes slowly, at one elevation [rad]."""
-        path, distance = self.path(elevation, wavelength), self.orbit().range_m(elevation)
+    def wandering(self, elevation: Any, distance: Any, wavelength: Any) -> tuple[Any, tuple[Any, ...]]:
+        """`jitter` and `bends` of `Slow`."""
         _, short, wander = self.spots(elevation, wavelength)
-        return Slow(
-            steady=self.transmittance(elevation, wavelength) * transmittance_from_db(self.excess_db(elevation)),
-            distance=distance,
-            jitter=jnp.hypot(1e-6 * self.pointing_jitter_urad * distance, wander),
-            boresight=1e-6 * self.boresight_error_urad * distance,
-            rytov=path.rytov_variance(spherical=True),
-            index=path.scintillation_index(self.receiver_aperture_m, self.receiver_obscuration_m, spherical=True),
-            coherence_s=self.coherence_s(path, elevation, wavelength),
-            bends=self.gaussian_bends(short),
-        )
+        return jnp.hypot(1e-6 * self.pointing_jitter_urad * distance, wander), self.gaussian_bends(short)
 
     def shares(self, elevation: Any, distance: Any, offset: Any, wavelength: Any) -> Any:
         """Collected share of the short-term spot whose center is off by an offset."""
