@@ -241,6 +241,7 @@ REFUSED = {
     "receiver.gate_width_ns": 1.0,
     "run.duration_s": 1.0,
     "run.block_size_z": 1e6,
+    "run.joined_passes": 2.0,  # of a fiber, which has none
     "security.epsilon_secrecy_per_bit": 1e-15,
 }
 OTHERWISE_COVERED = {"source.intensities", "source.intensity_probabilities", "receiver.count_model"}

@@ -179,7 +179,7 @@ def test_lim_optima(reference, case_id):
     ("variant", "settings"),
     [
         ("printed", {}),
-        ("clamped", {"security.clamp": True}),
+        pytest.param("clamped", {"security.clamp": True}, marks=pytest.mark.nightly),
         ("clamped_kl", {"security.clamp": True, "security.concentration": "kl"}),
     ],
 )

@@ -192,10 +192,10 @@ def lcg(multiplier: int, increment: int, bits: int) -> np.ndarray:
     ("name", "words"),
     [
         ("RANDU", lambda: lcg(65539, 0, 31)),
-        ("Numerical Recipes", lambda: lcg(1664525, 1013904223, 32)),
+        pytest.param("Numerical Recipes", lambda: lcg(1664525, 1013904223, 32), marks=pytest.mark.nightly),
         ("3 rounds over positions", lambda: drawn("positions", 3)),
-        ("3 rounds over keys", lambda: drawn("keys", 3)),
-        ("3 rounds over chunks", lambda: drawn("chunks", 3)),
+        pytest.param("3 rounds over keys", lambda: drawn("keys", 3), marks=pytest.mark.nightly),
+        pytest.param("3 rounds over chunks", lambda: drawn("chunks", 3), marks=pytest.mark.nightly),
     ],
 )
 def test_battery_catches(name, words):
