@@ -246,6 +246,12 @@ def _point_table(result: Result) -> str:
         lines.append(f"Registered clicks of detectors 0 and 1: {_number(clicks[0])} and {_number(clicks[1])}")
     if (bound := result.pooling_error_bound[0]) > 0:
         lines.append(f"Blocks of the channel were pooled, at a total-variation error of at most {bound:.2g}")
+    if (course := result.pass_of()) is not None:
+        line = f"Pass of {course['duration_s']:.5g} s, culmination at {course['max_elevation_deg']:.4g} deg, "
+        line += f"{course['min_range_km']:.5g} km at least, mean loss {course['mean_loss_db']:.2f} dB to a click"
+        selection = result.study.link.selection
+        kept = "" if selection is None else f"; {100 * course['kept_share']:.3g} % of the pulses are kept in expectation"
+        lines.append(line + kept)
     security = result.study.security
     if security is not None:
         said = ", ".join(result.status())

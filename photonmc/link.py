@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from photonmc.contracts import ChannelState, record
 
 if TYPE_CHECKING:
@@ -54,6 +56,14 @@ class Link:
         """Time in which background can fire a detector in one pulse [s]: the gate, or the whole period without one."""
         gate_ns = self.receiver.gate_ns()
         return 1.0 / self.source.pulse_rate_hz if gate_ns is None else gate_ns * 1e-9
+
+    def background_outshines_dark_counts(self) -> bool:
+        """Whether the sky fires a detector more often than the dark does; concrete values only."""
+        if self.background is None:
+            return False
+        with jax.enable_x64(True):
+            counts = 0.5 * self.background.counts_hz(self, self.channel.area_m2()) * self.gate_s()
+            return bool(counts > sum(self.receiver.dark_probability()) / 2.0)
 
     def broken_assumptions(self, pulses: Any = None) -> dict[str, Any]:
         """What takes a result of so many pulses out of its validity: a sentence, and whether it applies; concrete or not."""

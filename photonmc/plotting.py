@@ -31,7 +31,17 @@ NAMES = {
     "run.pulses": "Pulses in the block",
     "run.block_size_z": "Sifted Z detections in the block",
     "run.duration_s": "Duration",
+    "run.joined_passes": "Joined passes",
+    "channel.altitude_km": "Height of the orbit",
+    "channel.max_elevation_deg": "Elevation at culmination",
+    "channel.min_elevation_deg": "Least elevation",
+    "channel.divergence_urad": "Divergence",
+    "channel.receiver_aperture_m": "Receiving telescope",
+    "channel.pointing_jitter_urad": "Pointing jitter",
+    "selection.threshold_transmittance": "Threshold of the transmittance, in best means",
 }
+DECADES = 1.5
+"""How far beyond the keys a bound may lie to be drawn."""
 
 
 def figure(result: Result) -> Figure:
@@ -91,7 +101,8 @@ def _draw_scan(axes: Axes, result: Result) -> None:
     elif x.min() > 0 and not np.allclose(np.diff(x), x[1] - x[0]) and x.max() / x.min() > 30:
         axes.set_xscale("log")
     keyed = result.keys is not None
-    values = result.scalars["secret_key_bits_per_pulse" if keyed else "sifted_z"]
+    whole = keyed and _lengths_differ(result)  # of a pass the key matters, not that of a pulse
+    values = result.scalars[("secret_key_bits" if whole else "secret_key_bits_per_pulse") if keyed else "sifted_z"]
     columns = range(grid.shape[1])
     shown = list(columns) if len(columns) <= MAX_LINES else [round(c) for c in np.linspace(0, len(columns) - 1, MAX_LINES)]
     for color, column in zip(COLORS, shown, strict=False):
@@ -111,23 +122,34 @@ def _draw_scan(axes: Axes, result: Result) -> None:
             label=label or ("Secret key" if alone else ""),
         )
         if keyed and alone and "secret_key_bits_standard_error" in result.scalars:
-            error = result.scalars["secret_key_bits_standard_error"] / result.scalars["pulses"]
+            error = result.scalars["secret_key_bits_standard_error"] / (1.0 if whole else result.scalars["pulses"])
             axes.fill_between(positions, np.clip(y - error, 0, None), y + error, color=color, alpha=0.2, linewidth=0)
     if keyed:
-        bound = _plob(result, grid[:, 0])
-        axes.plot(positions, bound, "--", color="0.45", linewidth=1.2, label="Repeaterless bound (PLOB)")
         positive = values[values > 0]
-        if positive.size:
+        bound = np.full(len(first), np.nan) if whole else _plob(result, grid[:, 0])
+        reached = bound[np.isfinite(bound)].max(initial=0.0)
+        if positive.size and 0.0 < reached < positive.max() * 10.0**DECADES:
+            axes.plot(positions, bound, "--", color="0.45", linewidth=1.2, label="Repeaterless bound (PLOB)")
+        elif positive.size and reached:
+            above = f"repeaterless bound (PLOB) up to {reached:.2g} bit/pulse"
+            axes.text(0.99, 0.99, above, transform=axes.transAxes, ha="right", va="top", fontsize=8, color="0.35")
+            reached = 0.0
+        if positive.size and max(positive.max(), reached) > 5.0 * positive.min():
             axes.set_yscale("log")
-            top = bound[np.isfinite(bound)].max(initial=positive.max())
-            axes.set_ylim(positive.min() / 3, min(top, 10.0) * 3)
+            axes.set_ylim(positive.min() / 3, min(max(positive.max(), reached), np.inf if whole else 10.0) * 3)
         dead = values <= 0
         if dead.any():
             axes.set_title(f"no key at {int(dead.sum())} of {dead.size} points", fontsize=9, color="0.35", loc="right")
     axes.set_xlabel(_label(result, first.paths[0]))
-    axes.set_ylabel("Secret key [bit/pulse]" if keyed else "Sifted Z detections")
+    axes.set_ylabel((f"Secret key [{'bit' if whole else 'bit/pulse'}]") if keyed else "Sifted Z detections")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
+
+
+def _lengths_differ(result: Result) -> bool:
+    """Whether passes of a scan last differently."""
+    passes = np.array([result.study.settings(index).get("run.joined_passes", 1.0) for index in range(len(result))])
+    return _on_a_pass(result) and bool(np.ptp(result.scalars["pulses"] / passes) > 0.0)
 
 
 def _legend(result: Result, path: str, value: Any) -> str:
@@ -234,23 +256,28 @@ def _draw_pass(fig: Figure, result: Result) -> None:
     distance.spines["top"].set_visible(False)
     distance.plot(line.time_s, line.range_km, "--", color=red)
     distance.set_ylabel("Range [km]", color=red)
-    band = np.minimum(line.loss_band_db, line.loss_db.max() + 15.0)  # a beam with an edge may miss the telescope
+    most = line.loss_db.max() + 15.0
+    band = np.minimum(line.loss_band_db, most)  # a beam with an edge may miss the telescope
     if np.ptp(band, axis=1).max() > 1e-3:
         low, high = (f"{100 * quantile:g}" for quantile in BAND)
-        loss.fill_between(
-            line.time_s, *band.T, color=blue, alpha=0.25, linewidth=0, label=f"{low} to {high} % of the fading"
-        )
+        beyond = ", and beyond" if line.loss_band_db.max() > most else ""
+        label = f"{low} to {high} % of the fading{beyond}"
+        loss.fill_between(line.time_s, *band.T, color=blue, alpha=0.25, linewidth=0, label=label)
     loss.plot(line.time_s, line.loss_db, color=blue, label="of the mean transmittance")
-    loss.set_ylabel("Loss [dB]")
+    if line.least_db is not None and np.isfinite(line.least_db):
+        loss.axhline(line.least_db, color=red, linestyle="--", linewidth=1.2, label="up to which blocks are kept")
+    loss.set_ylabel("Loss to a click [dB]")
     if np.isfinite(line.clicks_hz).all():
         rates.plot(line.time_s, line.clicks_hz, color=blue, label="clicks")
     rates.plot(line.time_s, line.sifted_z_hz, "--", color=red, label="sifted Z detections")
     rates.set_yscale("log")
     least, most = rates.get_ylim()
+    least = max(least, 1e-5 * most)  # where a selection keeps next to nothing
+    rates.set_ylim(least, most)
     rates.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if most < 50.0 * least else (1.0,)))
     rates.yaxis.set_minor_formatter(NullFormatter())
     rates.yaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
-    rates.set_ylabel("Rate [1/s]")
+    rates.set_ylabel("Rate [1/s]" if line.least_db is None else "Rate, kept [1/s]")
     errors.plot(line.time_s, 100.0 * line.qber_z, color=blue)
     errors.set_ylabel("QBER in Z [%]")
     errors.set_ylim(0.0, 1.15 * errors.get_ylim()[1])

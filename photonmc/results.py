@@ -160,9 +160,7 @@ class Result:
                 out[name] = {f"{q:g}": _json_number(v) for q, v in zip(QUANTILES, quantiles[index], strict=True)}
         if not np.isnan(clicks := self.detector_clicks[index]).any():
             out["detector_clicks"] = [_whole(value) if whole else float(value) for value in clicks]
-        if hasattr(self.study.link.channel, "summary"):
-            one = self.study_at(index)
-            summary = one.link.channel.summary(one.link, one.run.fixed_pulses(one.link))
+        if (summary := self.pass_of(index)) is not None:
             out["pass"] = {name: _json_number(value) for name, value in summary.items()}
         if self.pooling_error_bound[index] > 0:
             out["pooling_error_bound"] = float(self.pooling_error_bound[index])
@@ -177,6 +175,14 @@ class Result:
         out["reason"] = self.reason(index)
         out["sampler"] = str(self.samplers[index])
         return out | provenance(self.study.at(index))
+
+    def pass_of(self, index: int = 0) -> dict[str, float] | None:
+        """Length, culmination, loss and kept share of a satellite's pass; None for other channels and measured counts."""
+        if not hasattr(self.study.link.channel, "summary") or self.samplers[index] == "measured":
+            return None
+        one = self.study_at(index)
+        summary: dict[str, float] = one.link.channel.summary(one.link, one.run.fixed_pulses(one.link))
+        return summary
 
     def status(self, index: int = 0) -> list[str]:
         """Words of the status of a point."""
@@ -225,6 +231,10 @@ class Result:
         detections = self.counts.detections[index].sum(axis=-1) / self.realizations[index]
         errors = self.counts.errors[index].sum(axis=-1) / self.realizations[index]
         qber_z, qber_x = (_percent(e, d) for e, d in zip(errors, detections, strict=True))
+        bright = self.study_at(index).link.background_outshines_dark_counts()
+        noise = (
+            "Clicks of background light (fewer with a narrower filter, field of view or gate)" if bright else "Dark counts"
+        )
         sentences = {
             "no_key_block_size": f"The block is too small: {detections[0]:.4g} sifted Z and {detections[1]:.4g} sifted X "
             f"detections give no key, but would give {free:.4g} bit if counts did not fluctuate. Sample longer, or balance "
@@ -235,15 +245,23 @@ class Result:
                 if detections.all()
                 else "nothing was detected in a basis."
             ),
-            "no_key_dark_counts": f"Dark counts make most errors (QBER {qber_z} in Z): the signal is too weak against them.",
+            "no_key_dark_counts": f"{noise} make most errors (QBER {qber_z} in Z): the signal is too weak against them.",
             "no_key_errors": f"Too many errors (QBER {qber_z} in Z, {qber_x} in X).",
         }
+        keys_without = float(self.keys.probability_no_key[index])
         commonest = [word for word in NO_KEY if int(self.keys.commonest[index]) & BIT[word]]
         said = [sentences[word] for word in commonest] or [sampler]
+        if commonest and keys_without < 1.0:
+            said = [
+                f"{100 * keys_without:.3g} % of the realizations have no key; with the mean counts, the commonest reason is:"
+            ]
+            said += [sentences[word] for word in commonest]
         if commonest and self.stopped[index]:
             said.append(self._stop())
         if self.tuned and commonest:
             said.append("No settings within the bounds were found that give a key.")
+        if bounds := self._on_bounds(index):
+            said.append(f"On a bound of the search: {', '.join(bounds)}.")
         if mask & BIT["sampling_bound_unsafe"]:
             said.append(
                 f"Not certified: with fewer than 1000 X errors the Fung sampling bound can be too low; "
@@ -258,6 +276,15 @@ class Result:
         why = [sentence for sentence, applies in broken.items() if applies]
         why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
         return f" Outside of validity: {'; '.join(why)}."
+
+    def _on_bounds(self, index: int) -> list[str]:
+        """Settings that the search left on one of their bounds."""
+        found = []
+        for mark in self.study.free:
+            value = self.tuned[mark.path][index] if mark.path in self.tuned else np.nan
+            if min(abs(value - mark.low), abs(value - mark.high)) <= 1e-9 * (mark.high - mark.low):
+                found.append(f"{mark.path} = {value:.6g}")
+        return found
 
     def _stop(self) -> str:
         what, kept = ("search", "the best settings") if self.tuned else ("run", "what was sampled")

@@ -28,6 +28,8 @@ from photonmc.study import Study, checked, is_concrete, kernel_study, require_x6
 
 BATCH = 1 << 15
 """Points times realizations whose keys are computed at once."""
+MOST_SUMMED = 10_000
+"""Points of a scan whose pulses are summed up beforehand."""
 
 
 class Part(NamedTuple):
@@ -166,14 +168,10 @@ def simulate(
 
 def total_pulses(study: Study) -> float | None:
     """Pulses of all points and realizations together, None where that is not known beforehand."""
-    if study.run.block_size_z is not None:
+    if study.run.block_size_z is not None or study.points > MOST_SUMMED:
         return None
-    if not study.axes:
-        return float(study.run.fixed_pulses(study.link)) * study.run.joined_passes * study.run.realizations
-    if study.run.pulses is None or len(passes := study.values_of("run.joined_passes")) > 1:
-        return None
-    per_point = study.values_of("run.pulses")
-    return sum(per_point) * study.points / len(per_point) * passes[0] * study.run.realizations
+    points = (study.at(index) for index in range(study.points))
+    return sum(float(p.run.fixed_pulses(p.link)) * p.run.joined_passes * p.run.realizations for p in points)
 
 
 def expected_pulses(study: Study) -> float:

@@ -32,9 +32,11 @@ class Timeline(NamedTuple):
         time_s: From culmination [s].
         elevation_deg: Elevation of the satellite [deg].
         range_km: Its distance [km].
-        loss_db: Loss of the mean transmittance from Alice's exit to a click [dB].
+        loss_db: Loss of the mean transmittance of all blocks, from Alice's exit to a click [dB].
         loss_band_db: Loss at the quantiles `BAND` of the transmittance, shape (time, quantile) [dB].
-        clicks_hz: Registered clicks of both detectors; NaN for a paper's count model, which does not tell [Hz].
+        least_db: Loss up to which the selection keeps a block [dB]; None without one.
+        clicks_hz: Registered clicks of both detectors in blocks that are kept, as all that follows; NaN for a paper's count
+            model, which does not tell [Hz].
         sifted_z_hz: Sifted Z detections [Hz].
         qber_z: QBER in Z.
         sifted_z: Sifted Z detections so far; of all joined passes.
@@ -46,6 +48,7 @@ class Timeline(NamedTuple):
     range_km: np.ndarray
     loss_db: np.ndarray
     loss_band_db: np.ndarray
+    least_db: float | None
     clicks_hz: np.ndarray
     sifted_z_hz: np.ndarray
     qber_z: np.ndarray
@@ -61,8 +64,7 @@ class _Moment:
     time_s: Any
 
     def nodes(self, link: Any, pulses: Any = None) -> tuple[ChannelState, Any]:
-        states, weights = self.channel.nodes_at(dataclasses.replace(link, channel=self.channel), self.time_s)
-        return states, weights / weights.sum()
+        return self.channel.kept_at(dataclasses.replace(link, channel=self.channel), self.time_s, pulses)
 
 
 def _band(study: Study, later: np.ndarray, through: np.ndarray) -> np.ndarray:
@@ -83,19 +85,20 @@ def _band(study: Study, later: np.ndarray, through: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _moments(study: Study, times: Any) -> tuple[Any, ...]:
-    """Orbit, mean transmittance, clicks and counts per pulse at times from culmination."""
+    """Orbit, mean transmittance of all blocks, clicks and counts per pulse of those kept, at times from culmination."""
     channel, receiver = study.link.channel, study.link.receiver
 
     def at(time: Any) -> tuple[Any, ...]:
         link = dataclasses.replace(study.link, channel=_Moment(channel, time))
-        states, weights = link.nodes()
+        states, weights = channel.nodes_at(study.link, time)
+        pulses = study.run.fixed_pulses(study.link)
         clicks: Any = jnp.nan
         if receiver.count_model == "exact":
-            clicks = detector_clicks(link, study.protocol).sum()
+            clicks = detector_clicks(link, study.protocol, pulses).sum()
         elevation = channel.orbit().elevation(time)
         seen = jnp.degrees(elevation), 1e-3 * channel.orbit().range_m(elevation)
-        mean = (states.transmittance * weights).sum()
-        return *seen, mean, clicks, per_pulse(link, study.protocol)
+        mean = (states.transmittance * weights).sum() / weights.sum()
+        return *seen, mean, clicks, per_pulse(link, study.protocol, pulses)
 
     return jax.lax.map(at, times)
 
@@ -128,6 +131,7 @@ def timeline(study: Study) -> Timeline:
 
         counts = jax.tree.map(so_far, mean)
         receiver = study.link.receiver
+        least = float(study.link.least_transmittance(2.0 * half * rate)) if study.link.selection is not None else None
         received = float(receiver.optics_transmittance * receiver.efficiencies().mean())
         bits = None if study.security is None else np.asarray(_keys(counts, kernel))
     detections, errors = mean.detections[:, 0].sum(axis=-1), mean.errors[:, 0].sum(axis=-1)
@@ -138,6 +142,7 @@ def timeline(study: Study) -> Timeline:
             range_km=distance,
             loss_db=-10.0 * np.log10(received * through),
             loss_band_db=-10.0 * np.log10(received * band),
+            least_db=None if least is None else float(-10.0 * np.log10(received * least)),
             clicks_hz=rate * clicks,
             sifted_z_hz=rate * detections,
             qber_z=errors / detections,

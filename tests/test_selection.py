@@ -15,6 +15,7 @@ from scipy import integrate
 
 import photonmc as pm
 from photonmc.contracts import quadrature
+from photonmc.timeline import timeline
 
 CONFIG = ROOT / "configs" / "downlink.toml"
 
@@ -344,3 +345,25 @@ def test_records_with_quotes(tmp_path):
     (tmp_path / "quoted.csv").write_text('"time_s","loss_db"\n"0","10"\n1,"20"\n')
     plain, quoted = (pm.Recorded(file=f"{name}.csv").loaded(tmp_path) for name in ("plain", "quoted"))
     assert plain.samples == quoted.samples and quoted.samples.loss_db.tolist() == [10.0, 20.0]
+
+
+@pytest.mark.nightly
+def test_timeline_of_kept_blocks():
+    """What accumulates to the end of a pass is what is expected of the whole, to the 2e-3 of its 129 times."""
+    one = pm.load_config(
+        CONFIG,
+        ["selection.threshold_transmittance=0.4", 'background.sky="full_moon"', "channel.pointing_jitter_urad=6.0"],
+    )
+    whole, course = pm.simulate(one, sampler="expected").point(), timeline(one)
+    assert course.sifted_z[-1] == pytest.approx(whole["sifted_z"], rel=2e-3)
+    assert course.secret_key_bits[-1] == pytest.approx(whole["secret_key_bits"], rel=2e-3)
+    best = -10.0 * np.log10(0.4) + course.loss_db.min()
+    assert course.least_db == pytest.approx(best, abs=1e-3)
+
+
+def test_kept_share_of_a_paper_model(tmp_path):
+    """Its pulses are those of kept rows, too."""
+    one = recorded(tmp_path, NOISY, 0.005)
+    printed = dataclasses.replace(one.link.receiver, count_model="lim2014")
+    paper = pm.expected_counts(dataclasses.replace(one, link=dataclasses.replace(one.link, receiver=printed)))
+    np.testing.assert_allclose(paper.sent, pm.expected_counts(one).sent)

@@ -13,7 +13,7 @@ import numpy as np
 
 from photonmc.channel import beams, fading
 from photonmc.channel.diffraction import emitted_share, gauss, gaussian_share
-from photonmc.channel.selection import course, nodes_above
+from photonmc.channel.selection import course, nodes_above, nodes_above_at
 from photonmc.channel.slant_path import SlantPath
 from photonmc.channel.trajectories import elevations_to, plan_of, shortest_time_s, transmittances
 from photonmc.channel.validity import doubts
@@ -212,6 +212,16 @@ class _Pass(SlantPath, abc.ABC):
         states, weights = jax.vmap(lambda time: self.nodes_at(link, time))(times)
         weights = weights * (time_weights / half)[:, None]
         return jax.tree.map(jnp.ravel, states), weights.ravel() / weights.sum()
+
+    def kept_at(self, link: Link, time_s: Any, pulses: Any) -> tuple[ChannelState, Float[Array, " node"]]:
+        """`nodes_at` of the blocks that the link's selection keeps in a run; weights sum to the share that is kept then."""
+        if link.selection is None:
+            return self.nodes_at(link, time_s)
+        wavelength, half = 1e-9 * link.source.wavelength_nm, self._half_s(link, pulses)
+        along = course(self, wavelength, half)
+        least = link.selection.threshold_transmittance * along.best()
+        transmittance, weights = nodes_above_at(self, wavelength, half, least, along, time_s / half)
+        return self._state(link, transmittance), weights
 
     def best_transmittance(self, link: Link, pulses: Any = None) -> Any:
         """Largest mean transmittance of a run."""

@@ -178,30 +178,38 @@ def nodes_above(
     shares, weights = (part.ravel() for part in gauss(edges[:-1], edges[1:], PANEL_NODES))
 
     def at(share: Any) -> tuple[Any, Any]:
-        elevation = channel.orbit().elevation(share * half_s)
-        index = jnp.maximum(cubic(share * (PLACES - 1), along.index), 0.0)
-        slow = channel.slow(elevation, wavelength)._replace(index=index)
-        law = LIGHTS[channel.fading](slow)
-
-        def still(offset: Any) -> Any:
-            return slow.steady * channel.shares(elevation, slow.distance, offset, wavelength)
-
-        levels = least * jnp.exp(-law.mean - law.deviation * np.array([-EDGE, EDGE]))
-        if LIGHTS[channel.fading] is _none:
-            levels = levels[:1]
-        table = still(slow.reach() * jnp.linspace(0.0, 1.0, OFFSETS))
-        turns = jax.vmap(_crossing, (None, 0, 0))(table, jnp.tile(levels, 2), np.repeat([False, True], levels.size))
-        bends = jnp.sort(jnp.stack([*slow.bends, *(slow.reach() / (OFFSETS - 1) * turns)]))
-        offset, pointing = fading.offset_nodes(slow.jitter, slow.boresight, tuple(bends), PANEL_NODES)
-        mean = still(offset)
-        if LIGHTS[channel.fading] is _none:
-            return condensed(jnp.minimum(mean, 1.0), pointing * (mean >= least), CONDENSED)
-        scintillation, above = law.above(log_least - jnp.log(jnp.maximum(mean, 1e-290)))  # at threshold 0 nothing is dropped
-        every = jnp.minimum(mean[:, None] * scintillation, 1.0).ravel()
-        return condensed(every, (pointing[:, None] * above).ravel(), CONDENSED)
+        return nodes_above_at(channel, wavelength, half_s, least, along, share)
 
     transmittance, kept = jax.vmap(at)(shares)
     return transmittance.ravel(), (kept * weights[:, None]).ravel()
+
+
+def nodes_above_at(
+    channel: Any, wavelength: Any, half_s: Any, least: Any, along: Course, share: Any
+) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+    """The same at one time, given as its share of half the run; the arguments are those of `nodes_above`."""
+    log_least = jnp.log(jnp.maximum(least, 1e-300))
+    elevation = channel.orbit().elevation(share * half_s)
+    index = jnp.maximum(cubic(share * (PLACES - 1), along.index), 0.0)
+    slow = channel.slow(elevation, wavelength)._replace(index=index)
+    law = LIGHTS[channel.fading](slow)
+
+    def still(offset: Any) -> Any:
+        return slow.steady * channel.shares(elevation, slow.distance, offset, wavelength)
+
+    levels = least * jnp.exp(-law.mean - law.deviation * np.array([-EDGE, EDGE]))
+    if LIGHTS[channel.fading] is _none:
+        levels = levels[:1]
+    table = still(slow.reach() * jnp.linspace(0.0, 1.0, OFFSETS))
+    turns = jax.vmap(_crossing, (None, 0, 0))(table, jnp.tile(levels, 2), np.repeat([False, True], levels.size))
+    bends = jnp.sort(jnp.stack([*slow.bends, *(slow.reach() / (OFFSETS - 1) * turns)]))
+    offset, pointing = fading.offset_nodes(slow.jitter, slow.boresight, tuple(bends), PANEL_NODES)
+    mean = still(offset)
+    if LIGHTS[channel.fading] is _none:
+        return condensed(jnp.minimum(mean, 1.0), pointing * (mean >= least), CONDENSED)
+    scintillation, above = law.above(log_least - jnp.log(jnp.maximum(mean, 1e-290)))  # at threshold 0 nothing is dropped
+    every = jnp.minimum(mean[:, None] * scintillation, 1.0).ravel()
+    return condensed(every, (pointing[:, None] * above).ravel(), CONDENSED)
 
 
 def _crossing(values: Any, level: Any, last: Any) -> Any:

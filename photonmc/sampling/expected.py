@@ -83,7 +83,8 @@ def per_pulse(link: Link, protocol: Any, pulses: Any = None) -> Counts:
     printed = COUNT_MODELS[link.receiver.count_model]
     detections, errors = node_mean(link, pulses, lambda state: jnp.stack(printed(link, protocol, state)))
     sent = protocol.matching_probabilities()[:, None] * jnp.asarray(link.source.intensity_probabilities)
-    return Counts(1.0, sent, detections, errors)
+    kept = 1.0 if link.selection is None else node_mean(link, pulses, lambda _: jnp.ones(()))
+    return Counts(1.0, kept * sent, detections, errors)
 
 
 def expected(link: Link, protocol: Any, run: Run) -> Counts:
