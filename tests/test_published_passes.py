@@ -113,7 +113,14 @@ def test_picture_of_a_pass(satquma, tmp_path):
     assert timeline(satquma.study).loss_db.min() == pytest.approx(wanted, rel=1e-4)
     fig = plotting.figure(satquma)
     labels = [axes.get_ylabel() for axes in fig.axes]
-    assert [label.split(" [")[0] for label in labels] == ["Elevation", "Loss to a click", "Rate", "QBER in Z", "Key so far", "Range"]
+    assert [label.split(" [")[0] for label in labels] == [
+        "Elevation",
+        "Loss to a click",
+        "Rate",
+        "QBER in Z",
+        "Key so far",
+        "Range",
+    ]
     (end,) = [text for text in fig.axes[4].get_legend().get_texts() if "expected:" in text.get_text()]
     assert f"{satquma.point()['secret_key_bits']:,}" in end.get_text()
     satquma.save(tmp_path / "pass.png")
