@@ -85,6 +85,7 @@ class Progress:
             return
         names = ("SIGINT", "SIGTERM", "SIGHUP")
         before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None)) is not None}
+        before = {n: handler for n, handler in before.items() if n == signal.SIGINT or handler != signal.SIG_IGN}  # nohup
 
         def ask(number: int, _: Any) -> None:
             self.stop_signal = number

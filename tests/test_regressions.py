@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import signal
@@ -202,7 +203,8 @@ def stopped(number, *options):
     """Exit code, output and stderr of a run that is sent a signal when it first tells of its progress."""
     arguments = ["run", str(FIBER), "--set", "run.pulses=1e15", *map(str, options)]
     command = [sys.executable, "-m", "photonmc", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, number, signal.SIG_DFL)  # whatever these tests were told to ignore
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard)
     progress = process.stderr.readline()
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
