@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from photonmc.channel.atmosphere import LEAST_TABLE_DEG, airmass
+from photonmc.channel.downlink import MOST_BLOCKS
 from photonmc.channel.trajectories import drawn_factors, shortest_time_s
 from photonmc.channel.validity import doubts
 from photonmc.errors import ConfigError, Mistake
 from photonmc.files import save_columns, unusable_file
 from photonmc.link import Link
 from photonmc.random import fold_name, point_key
+from photonmc.status import outside_of_validity
 from photonmc.study import Study
 
-MOST_BLOCKS = 10_000_000
-"""Most blocks of samples that are drawn."""
 TERMS = ("diffraction", "pointing", "atmosphere", "excess", "receiver_optics", "detector")
 """Terms of a budget; their sum is the total."""
 
@@ -104,7 +104,7 @@ def link_budget(link: Link, elevation_deg: float) -> dict[str, Any]:
         **values,
         "background_counts_hz": counts,
         "status": ["outside_validity"] if broken else ["ok"],
-        "reason": f"Outside of validity: {'; '.join(broken)}." if broken else "Within the validity of all models.",
+        "reason": outside_of_validity(broken) if broken else "Within the validity of all models.",
     }
 
 

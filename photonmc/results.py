@@ -19,7 +19,7 @@ from photonmc.errors import ConfigError, Mistake
 from photonmc.files import publish, temporary_beside, unusable_file
 from photonmc.labels import QUANTILES, dataset, provenance, table
 from photonmc.protocol.bb84 import BASES
-from photonmc.status import BIT, NO_KEY, words
+from photonmc.status import BIT, NO_KEY, outside_of_validity, words
 from photonmc.study import Study
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class Result:
         broken = self.study_at(index).broken_assumptions()
         why = [sentence for sentence, applies in broken.items() if applies]
         why = why or ["counts exceed what was sent, or a term of the proof is no finite number"]
-        return f" Outside of validity: {'; '.join(why)}."
+        return f" {outside_of_validity(why)}"
 
     def _on_bounds(self, index: int) -> list[str]:
         """Settings that the search left on one of their bounds."""

@@ -63,9 +63,8 @@ def _expected_batch(study: Study) -> tuple[Counts, Any]:
         counts = expected(one.link, one.protocol, one.run)
         if one.link.receiver.count_model != "exact":
             return counts, jnp.full(2, jnp.nan)
-        length = None if one.run.block_size_z is not None else one.run.fixed_pulses(one.link)
         total = jnp.where(jnp.isfinite(counts.pulses), counts.pulses, 0.0)
-        return counts, total * detector_clicks(one.link, one.protocol, length)
+        return counts, total * detector_clicks(one.link, one.protocol, one.run.length_of_channel(one.link))
 
     return jax.vmap(of)(study)
 

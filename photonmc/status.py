@@ -24,3 +24,8 @@ NO_KEY = tuple(word for word in WORDS if word.startswith("no_key_"))
 def words(mask: int) -> list[str]:
     """Words of a status mask, in the order of the vocabulary."""
     return [word for word in WORDS if int(mask) & BIT[word]]
+
+
+def outside_of_validity(why: list[str]) -> str:
+    """Sentence beside the word `outside_validity`."""
+    return f"Outside of validity: {'; '.join(why)}."

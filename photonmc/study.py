@@ -103,8 +103,7 @@ class Study:
     def broken_assumptions(self) -> dict[str, Any]:
         """What takes a result out of its validity: a sentence, and whether it applies; for a study of one point."""
         with jax.enable_x64(True):
-            pulses = None if self.run.block_size_z is not None else self.run.fixed_pulses(self.link)
-            return self.link.broken_assumptions(pulses)
+            return self.link.broken_assumptions(self.run.length_of_channel(self.link))
 
     @property
     def shape(self) -> tuple[int, ...]:

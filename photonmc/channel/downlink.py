@@ -13,7 +13,7 @@ import numpy as np
 
 from photonmc.channel import beams, fading
 from photonmc.channel.diffraction import emitted_share, gauss, gaussian_share
-from photonmc.channel.selection import course, nodes_above, nodes_above_at
+from photonmc.channel.selection import Course, course, nodes_above, nodes_above_at
 from photonmc.channel.slant_path import SlantPath
 from photonmc.channel.trajectories import elevations_to, plan_of, shortest_time_s, transmittances
 from photonmc.channel.validity import doubts
@@ -203,10 +203,7 @@ class _Pass(SlantPath, abc.ABC):
         """Quadrature over half the pass (the other half is its mirror image), pointing offsets and scintillation."""
         half = self._half_s(link, pulses)
         if link.selection is not None:
-            wavelength = 1e-9 * link.source.wavelength_nm
-            along = course(self, wavelength, half)
-            least = link.selection.threshold_transmittance * along.best()
-            transmittance, weights = nodes_above(self, wavelength, half, least, along)
+            transmittance, weights = nodes_above(self, *self._threshold(link, half))
             return self._state(link, transmittance), weights
         times, time_weights = gauss(0.0, half, TIME_NODES)
         states, weights = jax.vmap(lambda time: self.nodes_at(link, time))(times)
@@ -217,11 +214,15 @@ class _Pass(SlantPath, abc.ABC):
         """`nodes_at` of the blocks that the link's selection keeps in a run; weights sum to the share that is kept then."""
         if link.selection is None:
             return self.nodes_at(link, time_s)
-        wavelength, half = 1e-9 * link.source.wavelength_nm, self._half_s(link, pulses)
-        along = course(self, wavelength, half)
-        least = link.selection.threshold_transmittance * along.best()
-        transmittance, weights = nodes_above_at(self, wavelength, half, least, along, time_s / half)
+        half = self._half_s(link, pulses)
+        transmittance, weights = nodes_above_at(self, *self._threshold(link, half), time_s / half)
         return self._state(link, transmittance), weights
+
+    def _threshold(self, link: Link, half_s: Any) -> tuple[Any, Any, Any, Course]:
+        """What `nodes_above` takes: wavelength, half of the run, least transmittance that is kept, course of the pass."""
+        wavelength = 1e-9 * link.source.wavelength_nm
+        along = course(self, wavelength, half_s)
+        return wavelength, half_s, link.selection.threshold_transmittance * along.best(), along
 
     def best_transmittance(self, link: Link, pulses: Any = None) -> Any:
         """Largest mean transmittance of a run."""

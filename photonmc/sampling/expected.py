@@ -94,7 +94,7 @@ def expected(link: Link, protocol: Any, run: Run) -> Counts:
         Counts as real numbers. Where a block of fixed size waits for Z detections that cannot come, `pulses` is
         infinite and all counts are 0.
     """
-    mean = per_pulse(link, protocol, None if run.block_size_z is not None else run.fixed_pulses(link))
+    mean = per_pulse(link, protocol, run.length_of_channel(link))
     pulses = run.expected_pulses(link, mean.detections[0].sum())
     finite = jnp.where(jnp.isfinite(pulses), pulses, 0.0)
     return Counts(pulses, *(finite * array for array in (mean.sent, mean.detections, mean.errors)))

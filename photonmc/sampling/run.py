@@ -50,6 +50,10 @@ class Run:
             return self.duration_s * link.source.pulse_rate_hz
         return link.channel.pulses(link.source.pulse_rate_hz)
 
+    def length_of_channel(self, link: Link) -> Any:
+        """Pulses over which the channel's states are averaged; None where a block waits for detections."""
+        return None if self.block_size_z is not None else self.fixed_pulses(link)
+
     def expected_pulses(self, link: Link, detection_probability_z: Any) -> Any:
         """Mean number of pulses; infinite where a block waits for detections that cannot come."""
         if self.block_size_z is None:
