@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import signal
@@ -202,9 +201,10 @@ def test_control_characters_and_long_lists_do_not_reach_the_terminal(cli, tmp_pa
 def stopped(number, *options):
     """Exit code, output and stderr of a run that is sent a signal when it first tells of its progress."""
     arguments = ["run", str(FIBER), "--set", "run.pulses=1e15", *map(str, options)]
-    command = [sys.executable, "-m", "photonmc", *arguments]
-    heard = functools.partial(signal.signal, number, signal.SIG_DFL)  # whatever these tests were told to ignore
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard)
+    handler = "default_int_handler" if number == signal.SIGINT else "SIG_DFL"  # whatever these tests were told to ignore
+    code = f"import signal; signal.signal({int(number)}, signal.{handler}); from photonmc.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     progress = process.stderr.readline()
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
